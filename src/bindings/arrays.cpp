@@ -1,0 +1,99 @@
+#include "arrays.hpp"
+
+#include <nanobind/nanobind.h>
+#include <numpy/arrayobject.h>
+
+#include <stdexcept>
+
+namespace nb = nanobind;
+
+namespace depthwise::bindings {
+namespace {
+
+int g_type_numbers[kDTypes] = {NPY_HALF, -1, NPY_FLOAT, NPY_DOUBLE};
+
+PyArrayObject* as_array(PyObject* object) { return reinterpret_cast<PyArrayObject*>(object); }
+
+std::string shape_text(const npy_intp* shape, int ndim) {
+  std::string text = "(";
+  for (int i = 0; i < ndim; ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + (ndim == 1 ? ",)" : ")");
+}
+
+void check_array(PyObject* object, const char* name, DType dtype, const index_t* shape, int ndim) {
+  if (!PyArray_Check(object))
+    throw nb::type_error(
+        (std::string(name) + " must be a numpy.ndarray, got " + Py_TYPE(object)->tp_name).c_str());
+  PyArrayObject* array = as_array(object);
+  if (PyArray_TYPE(array) != g_type_numbers[static_cast<int>(dtype)])
+    throw nb::value_error((std::string(name) + " has another dtype than the plan").c_str());
+  bool same = PyArray_NDIM(array) == ndim;
+  for (int i = 0; same && i < ndim; ++i) same = PyArray_DIM(array, i) == shape[i];
+  if (same) return;
+  npy_intp expected[4];
+  for (int i = 0; i < ndim; ++i) expected[i] = shape[i];
+  throw nb::value_error((std::string(name) + " must have shape " + shape_text(expected, ndim) + ", got " +
+                         shape_text(PyArray_DIMS(array), PyArray_NDIM(array)))
+                            .c_str());
+}
+
+struct Extent {
+  const char *begin, *end;
+};
+
+Extent extent(PyArrayObject* array) {
+  const char *low = PyArray_BYTES(array), *high = low;
+  for (int i = 0; i < PyArray_NDIM(array); ++i) {
+    if (PyArray_DIM(array, i) == 0) return {low, low};
+    const npy_intp reach = PyArray_STRIDE(array, i) * (PyArray_DIM(array, i) - 1);
+    (reach < 0 ? low : high) += reach;
+  }
+  return {low, high + PyArray_ITEMSIZE(array)};
+}
+
+}  // namespace
+
+void import_numpy() {
+  if (_import_array() < 0) throw nb::python_error();
+  const nb::object dtype =
+      nb::module_::import_("numpy").attr("dtype")(nb::module_::import_("ml_dtypes").attr("bfloat16"));
+  g_type_numbers[static_cast<int>(DType::bf16)] = reinterpret_cast<PyArray_Descr*>(dtype.ptr())->type_num;
+}
+
+Input::Input(PyObject* array, const char* name, DType dtype, const index_t* shape, int ndim)
+    : given_(array), name_(name) {
+  check_array(array, name, dtype, shape, ndim);
+  if (PyArray_ISCARRAY_RO(as_array(array))) {
+    array_ = Py_NewRef(array);
+    return;
+  }
+  array_ = PyArray_FromArray(as_array(array), PyArray_DescrFromType(PyArray_TYPE(as_array(array))),
+                             NPY_ARRAY_CARRAY_RO | NPY_ARRAY_NOTSWAPPED | NPY_ARRAY_ENSURECOPY);
+  if (!array_) throw nb::python_error();
+}
+
+const void* Input::data() const { return PyArray_DATA(as_array(array_)); }
+
+bool Input::overlaps(PyObject* other) const {
+  const Extent a = extent(as_array(given_)), b = extent(as_array(other));
+  return a.begin < b.end && b.begin < a.end;
+}
+
+PyObject* output(PyObject* out, DType dtype, const Shape& shape) {
+  if (out == Py_None) {
+    npy_intp dims[4] = {shape[0], shape[1], shape[2], shape[3]};
+    PyObject* const fresh =
+        PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(g_type_numbers[static_cast<int>(dtype)]), 4,
+                             dims, nullptr, nullptr, 0, nullptr);
+    if (!fresh) throw nb::python_error();
+    return fresh;
+  }
+  check_array(out, "out", dtype, shape.data(), 4);
+  if (!PyArray_ISCARRAY(as_array(out)))
+    throw nb::value_error("out must be writable, C-contiguous, aligned and of native byte order");
+  return Py_NewRef(out);
+}
+
+void* output_data(PyObject* array) { return PyArray_DATA(as_array(array)); }
+
+}  // namespace depthwise::bindings

@@ -1,0 +1,153 @@
+#include "execute.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "parallel.hpp"
+
+namespace depthwise {
+namespace {
+
+std::atomic<int> g_threads{0};
+thread_local LastRun t_last_run;
+
+struct Free {
+  void operator()(std::byte* p) const { std::free(p); }
+};
+using Buffer = std::unique_ptr<std::byte, Free>;
+
+Buffer allocate(index_t bytes) {
+  return Buffer(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
+}
+
+// One buffer a thread, kept between calls; null when there is no memory.
+std::byte* thread_scratch(index_t bytes) {
+  thread_local Buffer buffer;
+  thread_local index_t size = 0;
+  if (size < bytes) {
+    buffer.reset();
+    size = 0;
+    buffer = allocate(bytes);
+    if (buffer) size = bytes;
+  }
+  return buffer.get();
+}
+
+struct Run {
+  const Plan* plan;
+  Operands operands;
+  KernelFunction kernel;
+  std::byte* sums;
+  std::atomic<bool> out_of_memory{false};
+};
+
+bool run_one(Run& run, Task task) {
+  task.sums = run.sums;
+  task.operands = run.operands;
+  task.scratch = thread_scratch(std::max<index_t>(run.plan->rule.scratch_bytes, 1));
+  if (!task.scratch) {
+    run.out_of_memory = true;
+    return false;
+  }
+  run.kernel(task);
+  return true;
+}
+
+bool run_task(void* context, std::int64_t index) {
+  Run& run = *static_cast<Run*>(context);
+  const Task task = run.plan->task(index);
+  const bool empty = run.plan->spec.op != Op::grad_filter &&
+                     (task.row_begin >= task.row_end || task.column_begin >= task.column_end);
+  return empty || run_one(run, task);
+}
+
+bool run_reduce_task(void* context, std::int64_t unit) {
+  Run& run = *static_cast<Run*>(context);
+  return run_one(run, run.plan->reduce_task(unit));
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The shortest of several timings of `threads` bodies at once.
+template <class Body>
+double best_seconds(int threads, const Body& body) {
+  const auto call = [](void* context, std::int64_t i) {
+    (*static_cast<const Body*>(context))(i);
+    return true;
+  };
+  double best = 1e300;
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    const auto start = std::chrono::steady_clock::now();
+    parallel_for({call, const_cast<Body*>(&body), threads}, threads);
+    best = std::min(best, seconds_since(start));
+  }
+  return best;
+}
+
+}  // namespace
+
+int current_threads() {
+  int n = g_threads.load(std::memory_order_relaxed);
+  if (n == 0) {
+    n = default_threads();
+    g_threads.store(n, std::memory_order_relaxed);
+  }
+  return n;
+}
+
+void set_threads(int threads) { g_threads.store(threads, std::memory_order_relaxed); }
+
+const LastRun& last_run() { return t_last_run; }
+
+bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
+             void* poll_context) {
+  const int used = plan.threads(threads > 0 ? threads : current_threads());
+  t_last_run = {kernel_info(plan.kernel).name, plan.isa->name, used};
+  const Buffer sums = plan.partial_bytes() > 0 ? allocate(plan.partial_bytes()) : Buffer();
+  if (plan.partial_bytes() > 0 && !sums) throw std::bad_alloc();
+  Run run{&plan, operands,
+          plan.isa->kernels->run[static_cast<int>(plan.kernel)][static_cast<int>(plan.spec.dtype)],
+          sums.get()};
+  bool finished = parallel_for({run_task, &run, plan.tasks(), poll, poll_context}, used);
+  if (finished && sums) finished = parallel_for({run_reduce_task, &run, plan.unit_blocks}, 1);
+  if (run.out_of_memory) throw std::bad_alloc();
+  return finished;
+}
+
+double measure_fma_peak(const Isa& isa, DType dtype, int threads) {
+  const auto peak = dtype == DType::f64 ? isa.kernels->peak_f64 : isa.kernels->peak_f32;
+  constexpr std::int64_t rounds = 100'000;
+  std::int64_t multiply_adds = 0;
+  const double seconds = best_seconds(threads, [&](std::int64_t i) {
+    const std::int64_t n = peak(rounds);
+    if (i == 0) multiply_adds = n;
+  });
+  return 2.0 * static_cast<double>(multiply_adds) * threads / seconds;
+}
+
+double measure_copy_bandwidth(index_t bytes, int threads) {
+  const index_t share = std::max<index_t>(bytes / 2 / threads, 1);
+  std::vector<Buffer> from, to;
+  for (int i = 0; i < threads; ++i) {
+    from.push_back(allocate(share));
+    to.push_back(allocate(share));
+    if (!from.back() || !to.back()) throw std::bad_alloc();
+    std::memset(from.back().get(), 1, share);
+    std::memset(to.back().get(), 0, share);
+  }
+  const index_t repeats = std::max<index_t>(1, (1 << 20) / share);
+  const double seconds = best_seconds(threads, [&](std::int64_t i) {
+    for (index_t r = 0; r < repeats; ++r) std::memcpy(to[i].get(), from[i].get(), share);
+  });
+  return 2.0 * static_cast<double>(share * repeats) * threads / seconds;
+}
+
+}  // namespace depthwise

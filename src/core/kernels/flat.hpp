@@ -1,0 +1,348 @@
+// A row in the vector lanes: packs blocks of source rows, split by stride phase, and runs the flat tiles on
+// them.
+#pragma once
+
+#include "activation.hpp"
+#include "flat_layout.hpp"
+#include "flat_pack.hpp"
+#include "flat_tile.hpp"
+#include "line_store.hpp"
+
+namespace {
+
+using depthwise::AxisClass;
+using depthwise::FlatLayout;
+using depthwise::kFlatMaxRows;
+using depthwise::larger;
+using depthwise::Op;
+using depthwise::Spec;
+using depthwise::Task;
+
+template <class S, Layout kLayout>
+class Flat {
+ public:
+  explicit Flat(const Task& task)
+      : task_(task),
+        spec_(*task.spec),
+        h_(task.h),
+        w_(task.w),
+        source_(spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_)),
+        result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
+        layout_(flat_layout(spec_, *task.tile, h_, w_)),
+        columns_(task.column_end - task.column_begin),
+        elements_(columns_ * layout_.pixel),
+        period_(task.tile->period) {
+    T* at = reinterpret_cast<T*>(task.scratch);
+    const auto take = [&at](index_t elements) {
+      T* const part = at;
+      at += elements;
+      return part;
+    };
+    panel_ = take(layout_.panel + kV);
+    weights_ = take(layout_.weights);
+    bias_ = take(layout_.outputs * period_ * kV);
+    staged_ = take(h_.taps * w_.taps * kV);
+    sums_ = take(kFlatMaxRows * layout_.result);
+    offsets_ = reinterpret_cast<index_t*>(at);
+  }
+
+  void run() {
+    find_inside();
+    find_offsets();
+    choose_tiles();
+    clear(panel_, layout_.panel + kV);
+    panel_ += (kV - source_row_.begin / w_.stride * layout_.pixel % kV) % kV;  // aligns what is packed
+    if (!task_.operands.bias) fill(bias_, layout_.outputs * period_ * kV, -T(0));
+    for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) {
+      find_unit();
+      if (task_.operands.bias) load_bias();
+      if (kLayout == Layout::nchw && layout_.outputs * layout_.subrows == 1)
+        finite_ = broadcast_weights();
+      else
+        finite_ = load_weights();
+      run_unit();
+    }
+  }
+
+ private:
+  using T = compute_t<S>;
+  static constexpr int kV = kLanes<T>;
+
+  static void fill(T* to, index_t elements, T value) {
+    for (index_t i = 0; i < elements; ++i) to[i] = value;
+  }
+  static void clear(T* to, index_t elements) { fill(to, elements, 0); }
+
+  // Positions [begin, end) of an axis, of `count`, lie inside the source.
+  struct Inside {
+    index_t begin = 0, end = 0;
+
+    Inside() = default;
+    Inside(const AxisClass& axis, index_t first, index_t count) {
+      const index_t step = axis.src_step;
+      const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : step == 1 ? a : (a + step - 1) / step; };
+      end = smaller(ceil_div(axis.src_size - first), count);
+      begin = smaller(ceil_div(-first), end);
+    }
+  };
+
+  // Columns of packed rows outside the source stay 0 for the whole task.
+  void find_inside() {
+    first_column_ = w_.source(w_.stride * task_.column_begin);
+    const Inside inside(w_, first_column_, w_.taps > 0 ? w_.span(columns_) : 0);
+    source_row_.array_end = static_cast<const S*>(task_.operands.a) + source_.batch_step * spec_.batch;
+    source_row_.step = w_.src_step * source_.column_step;
+    source_row_.begin = inside.begin, source_row_.end = inside.end;
+    source_row_.repeat = kLayout == Layout::nhwc && spec_.op == Op::forward ? spec_.multiplier : 1;
+    source_row_.channel_step = kLayout == Layout::nhwc ? layout_.subrows : 1;
+    split_ = {w_.stride, layout_.phases, layout_.segment, layout_.pixel};
+    rows_inside_ = Inside(h_, h_.src_start, h_.stride * (task_.row_end - 1) + h_.taps);
+  }
+
+  void find_offsets() {
+    for (index_t k = 0; k < w_.taps; ++k) {
+      const index_t position = w_.spacing * k;
+      offsets_[k] = position % w_.stride * layout_.segment + position / w_.stride * layout_.pixel;
+    }
+  }
+
+  // What does not change from block to block.
+  void choose_tiles() {
+    shared_ = flat_shares_rows(layout_, static_cast<int>(period_), h_, w_);
+    tiles_ = shared_ ? flat_function<T>(h_.stride, h_.taps, w_.taps, static_cast<int>(period_))
+                     : flat_rows_for<T>(static_cast<int>(period_));
+    tile_rows_ = !shared_ ? 1 : elements_ <= kV && period_ == 1 ? 8 : 4;
+    output_weights_ = w_.taps * h_.taps * layout_.subrows * period_ * kV;
+    result_row_step_ = h_.out_step * result_.row_step;
+    block_.pitch = layout_.pitch;
+    block_.weights = weights_;
+    block_.stride = h_.stride, block_.kernel_rows = h_.taps, block_.subrows = layout_.subrows,
+    block_.taps = w_.taps;
+    block_.tap_step = w_.stride == 1 ? w_.spacing * layout_.pixel : layout_.pixel;
+    block_.phase = layout_.segment;
+    block_.offsets = offsets_;
+    adjacent_rows_ =
+        kLayout == Layout::nchw && columns_ == result_.width && h_.out_step == 1 && w_.out_step == 1;
+    copies_ = sizeof(S) == sizeof(T) && !task_.operands.bias &&
+              spec_.activation == depthwise::Activation::none && w_.out_step == 1;
+    plain_ = copies_ && elements_ >= period_ * kV;
+  }
+
+  // Lane i of the pattern belongs to this result channel; patterns of one output follow each other.
+  index_t result_channel(index_t output, index_t i) const {
+    return kLayout == Layout::nhwc ? i % layout_.pixel : unit_ * layout_.outputs + output;
+  }
+
+  void load_bias() {
+    const S* bias = static_cast<const S*>(task_.operands.bias);
+    const index_t pattern = period_ * kV;
+    for (index_t o = 0; o < layout_.outputs; ++o)
+      for (index_t i = 0; i < pattern; ++i)
+        bias_[o * pattern + i] = simd::load_one(bias + result_channel(o, i));
+  }
+
+  // Weights of one output: [tap][kernel row][subrow][pattern]. Whether all are finite.
+  bool load_weights() {
+    const index_t outputs = spec_.channels * spec_.multiplier,
+                  row_step = h_.tap_step * spec_.w.kernel * outputs;
+    const S* filter = static_cast<const S*>(task_.operands.b);
+    filter += (h_.tap_start * spec_.w.kernel + w_.tap_start) * outputs;
+    T* to = weights_;
+    T probe = 0;
+    for (index_t o = 0; o < layout_.outputs; ++o) {
+      const S* column = filter + (kLayout == Layout::nchw ? result_channel(o, 0) * layout_.subrows : 0);
+      for (index_t k = 0; k < w_.taps; ++k, column += w_.tap_step * outputs) {
+        const S* tap = column;
+        for (index_t t = 0; t < h_.taps; ++t, tap += row_step)
+          for (index_t q = 0; q < layout_.subrows; ++q, to += period_ * kV) probe += load_tap(tap + q, to);
+      }
+    }
+    return probe == 0;
+  }
+
+  // The same for planes with one filter each: takes a vector of planes from the filter at a time, since the
+  // taps of one are far apart.
+  bool broadcast_weights() {
+    const index_t taps = h_.taps * w_.taps;
+    if (unit_ >= staged_end_) stage_weights();
+    const T* from = staged_ + (unit_ - staged_begin_);
+    T probe = 0;
+    for (index_t i = 0; i < taps; ++i, from += kV) {
+      simd::store(weights_ + i * kV, simd::broadcast(*from));
+      probe += *from * T(0);
+    }
+    return probe == 0;
+  }
+
+  void stage_weights() {
+    const index_t channels = spec_.channels, row_step = h_.tap_step * spec_.w.kernel * channels;
+    staged_begin_ = unit_;
+    staged_end_ = smaller(unit_ + kV, channels);
+    const int count = static_cast<int>(staged_end_ - staged_begin_);
+    const S* column = static_cast<const S*>(task_.operands.b) +
+                      (h_.tap_start * spec_.w.kernel + w_.tap_start) * channels + unit_;
+    T* to = staged_;
+    for (index_t k = 0; k < w_.taps; ++k, column += w_.tap_step * channels) {
+      const S* tap = column;
+      for (index_t t = 0; t < h_.taps; ++t, tap += row_step, to += kV)
+        simd::store(to, simd::load_n(tap, count));
+    }
+  }
+
+  // Returns 0 where the weights are finite.
+  DEPTHWISE_INLINE T load_tap(const S* tap, T* to) const {
+    if constexpr (kLayout == Layout::nchw) {
+      const T weight = simd::load_one(tap);
+      simd::store(to, simd::broadcast(weight));
+      return weight * T(0);
+    } else {
+      T probe = 0;
+      for (index_t i = 0; i < period_ * kV; ++i) {
+        to[i] = simd::load_one(tap + i % layout_.pixel * layout_.subrows);
+        probe += to[i] * T(0);
+      }
+      return probe;
+    }
+  }
+
+  // Output rows go by blocks of rows_at_once, whose source rows are all packed first.
+  void run_unit() {
+    const index_t at_once = task_.tile->rows_at_once;
+    for (index_t u = task_.row_begin; u < task_.row_end; u += at_once) {
+      const index_t count = smaller(at_once, task_.row_end - u);
+      pack_rows(h_.stride * u, h_.stride * (u + count - 1) + h_.taps);
+      for (index_t o = 0; o < layout_.outputs; ++o) compute_rows(u, count, o);
+    }
+  }
+
+  // The task's part of the source and of the result, in the current unit.
+  void find_unit() {
+    const index_t planes = kLayout == Layout::nchw ? unit_ : 0;
+    unit_source_ = static_cast<const S*>(task_.operands.a) + task_.batch * source_.batch_step +
+                   planes * layout_.subrows * source_.channel_step +
+                   (first_column_ + w_.src_step * source_row_.begin) * source_.column_step;
+    unit_result_ = static_cast<S*>(task_.operands.out) + task_.batch * result_.batch_step +
+                   planes * layout_.outputs * result_.channel_step + h_.out_start * result_.row_step +
+                   (w_.out_start + w_.out_step * task_.column_begin) * result_.column_step;
+  }
+
+  // Any-height tiles skip rows outside the source, unless a tap on their zeros could make a NaN.
+  void pack_rows(index_t begin, index_t end) {
+    const index_t first = larger(rows_inside_.begin, begin), last = smaller(rows_inside_.end, end);
+    block_.first = finite_ ? first - begin : 0;
+    block_.last = finite_ ? larger(first, last) - begin : end - begin;
+    clear_rows(begin, first, last, end);
+    const index_t plane = kLayout == Layout::nchw ? source_.channel_step : 1;
+    const index_t row_step = layout_.subrows * layout_.pitch;
+    const S* from = unit_source_ + h_.source(first) * source_.row_step;
+    T* to = panel_ + (first - begin) * row_step;
+    for (index_t q = 0; q < layout_.subrows; ++q, to += layout_.pitch, from += plane)
+      pack_flat(source_row_, from, split_, to, last - first, h_.src_step * source_.row_step, row_step);
+  }
+
+  // Rows of zeros stay so while each block is the whole of its unit.
+  void clear_rows(index_t begin, index_t first, index_t last, index_t end) {
+    const bool read = shared_ || !finite_, stay = task_.row_end - task_.row_begin <= task_.tile->rows_at_once;
+    if (!read || stay) return;
+    const index_t row_step = layout_.subrows * layout_.pitch;
+    for (index_t p = begin; p < end; ++p)
+      if (p < first || p >= last) clear(panel_ + (p - begin) * row_step, row_step);
+  }
+
+  S* result_row(index_t u, index_t o) const {
+    return unit_result_ + o * result_.channel_step + u * result_row_step_;
+  }
+
+  // Plain sums go straight to the result where whole tiles fit into it; anything else passes through scratch.
+  void compute_rows(index_t u, index_t count, index_t o) {
+    block_.weights = weights_ + o * output_weights_;
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (plain_ && count >= tile_rows_) {
+        compute(0, count, elements_, result_row(u, o), result_row_step_);
+        return;
+      }
+    }
+    const index_t elements = larger(elements_, period_ * kV);
+    for (index_t i = 0; i < count; i += kFlatMaxRows) {
+      const index_t rows = smaller(kFlatMaxRows, count - i);
+      compute(i, larger(rows, tile_rows_), elements, sums_, layout_.result);
+      finish_rows(u + i, rows, count - i, o);
+    }
+  }
+
+  DEPTHWISE_INLINE void compute(index_t first_row, index_t rows, index_t elements, T* out, index_t out_row) {
+    const index_t positions = first_row * h_.stride;
+    FlatBlock<T>& b = block_;
+    b.source = panel_ + positions * layout_.subrows * layout_.pitch;
+    const index_t first = b.first, last = b.last;
+    b.first -= positions, b.last -= positions;
+    b.out = out, b.out_row = out_row, b.rows = rows, b.elements = elements;
+    tiles_(b);
+    b.first = first, b.last = last;
+  }
+
+  // What a vector spills past the end of a row is overwritten by the rows after it, where the block has them.
+  void finish_rows(index_t u, index_t rows, index_t rows_left, index_t o) const {
+    const index_t rest = adjacent_rows_ ? elements_ : 0;
+    index_t room = elements_ + (rows_left - 1) * rest;
+    S* to = result_row(u, o);
+    const index_t to_step = result_row_step_;
+    const T* from = sums_;
+    if constexpr (sizeof(S) == sizeof(T)) {
+      const index_t whole = (elements_ + kV - 1) / kV * kV;
+      for (; copies_ && rows > 0 && room >= whole;
+           --rows, room -= rest, from += layout_.result, to += to_step)
+        for (index_t i = 0; i < elements_; i += kV) simd::store(to + i, simd::load(from + i));
+    }
+    for (; rows > 0; --rows, room -= rest, from += layout_.result, to += to_step)
+      finish_row(from, to, room, o);
+  }
+
+  void finish_row(const T* from, S* to, index_t room, index_t o) const {
+    const Epilogue<T> finish{bias_ + o * period_ * kV, spec_.activation};
+    index_t lane = 0;
+    for (index_t i = 0; i < elements_; i += kV, lane = lane + kV < period_ * kV ? lane + kV : 0) {
+      const int count = static_cast<int>(room - i >= kV ? kV : smaller(elements_ - i, kV));
+      const vec<T> result = finish(simd::load(from + i), static_cast<int>(lane));
+      if (w_.out_step == 1)
+        simd::store_n(to + i, result, count);
+      else
+        store_apart(result, to, i, static_cast<int>(smaller(elements_ - i, kV)));
+    }
+  }
+
+  void store_apart(vec<T> result, S* to, index_t i, int count) const {
+    if (layout_.pixel == 1) {
+      const index_t step = w_.out_step * result_.column_step;
+      for (int j = 0; j < count; ++j) simd::store_one(to + (i + j) * step, static_cast<T>(result[j]));
+      return;
+    }
+    for (int j = 0; j < count; ++j) {
+      const index_t pixel = (i + j) / layout_.pixel, channel = (i + j) % layout_.pixel;
+      simd::store_one(to + pixel * w_.out_step * result_.column_step + channel, static_cast<T>(result[j]));
+    }
+  }
+
+  const Task& task_;
+  const Spec& spec_;
+  const AxisClass& h_;
+  const AxisClass& w_;
+  const Image source_, result_;
+  const FlatLayout layout_;
+  const index_t columns_, elements_, period_;
+  T *panel_, *weights_, *bias_, *staged_, *sums_;
+  index_t staged_begin_ = 0, staged_end_ = 0;  // units whose weights are staged
+  index_t* offsets_;
+  FlatBlock<T> block_{};
+  const S* unit_source_ = nullptr;
+  S* unit_result_ = nullptr;
+  index_t result_row_step_ = 0, output_weights_ = 0;
+  FlatFunction<T> tiles_ = nullptr;
+  index_t tile_rows_ = 1, unit_ = 0, first_column_ = 0;
+  Inside rows_inside_{};
+  FlatRow<S> source_row_{};
+  FlatPanel split_{};
+  bool finite_ = true, shared_ = false, adjacent_rows_ = false, copies_ = false, plain_ = false;
+};
+
+}  // namespace

@@ -1,0 +1,173 @@
+// Rows of the source brought into lines: pixels x 64 bytes of the compute type, lanes past the last channel
+// 0.
+#pragma once
+
+#include <utility>
+
+#include "line_tile.hpp"
+
+namespace {
+
+using depthwise::Image;
+using depthwise::Layout;
+using simd::compute_t;
+
+// The slot of a position in a ring of rows, as both move along.
+struct RingSlot {
+  index_t slots, slot;
+
+  DEPTHWISE_INLINE RingSlot ahead(index_t positions) const {
+    index_t next = slot + positions;
+    while (next >= slots) next -= slots;
+    return {slots, next};
+  }
+};
+
+// Pixels of one row, a channel run in each.
+template <class S>
+struct PixelRow {
+  const S* first;       // channel 0 of the first pixel
+  index_t step, count;  // elements from pixel to pixel; pixels
+};
+
+// Lane l of the line is channel `lane + l`; `valid` lanes exist.
+template <class S>
+DEPTHWISE_INLINE void pack_whole_lines(const S* from, index_t step, index_t count, compute_t<S>* to) {
+  using T = compute_t<S>;
+  constexpr int V = kLanes<T>, line = kLine<T>;
+  for (index_t p = 0; p < count; ++p, from += step, to += line)
+#pragma GCC unroll 8
+    for (int v = 0; v < line; v += V) simd::store(to + v, simd::load(from + v));
+}
+
+template <class S>
+void pack_channels(const PixelRow<S>& row, index_t lane, int valid, compute_t<S>* to) {
+  using T = compute_t<S>;
+  constexpr int V = kLanes<T>, line = kLine<T>;
+  const S* from = row.first + lane;
+  for (index_t p = 0, n = row.count; p < n; ++p, from += row.step, to += line)
+    for (int v = 0; v < line; v += V)
+      simd::store(to + v, valid > v ? simd::load_n(from + v, valid - v) : vec<T>{});
+}
+
+// Lane l of the line is channel (lane + l) / multiplier: each source channel once for each of its outputs.
+template <class S>
+void pack_repeated(const PixelRow<S>& row, index_t lane, int valid, index_t multiplier, index_t channels,
+                   compute_t<S>* to) {
+  using T = compute_t<S>;
+  constexpr int V = kLanes<T>, line = kLine<T>;
+  for (int v = 0; v < line; v += V) {
+    const index_t base = (lane + v) / multiplier;
+    simd::index_vec<T> indices;
+    for (int i = 0; i < V; ++i) indices[i] = static_cast<int>((lane + v + i) / multiplier - base);
+    const int loaded =
+        base >= channels || valid <= v ? 0 : static_cast<int>(channels - base < V ? channels - base : V);
+    const S* from = row.first + base;
+    T* dst = to + v;
+    if (loaded == V)
+      for (index_t p = 0, n = row.count; p < n; ++p, from += row.step, dst += line)
+        simd::store(dst, simd::permute<T>(simd::load(from), indices));
+    else
+      for (index_t p = 0, n = row.count; p < n; ++p, from += row.step, dst += line)
+        simd::store(dst, simd::permute<T>(simd::load_n(from, loaded), indices));
+  }
+}
+
+// Lane l of the line is channel (lane + l)*multiplier + q: output q of each source channel.
+template <class S>
+void pack_spread(const PixelRow<S>& row, index_t lane, int valid, index_t multiplier, index_t q,
+                 compute_t<S>* to) {
+  constexpr int line = kLine<compute_t<S>>;
+  const S* from = row.first + lane * multiplier + q;
+  for (index_t p = 0, n = row.count; p < n; ++p, from += row.step, to += line)
+    for (int l = 0; l < line; ++l) to[l] = l < valid ? simd::load_one(from + l * multiplier) : 0;
+}
+
+// Rows i and i + H swap the blocks of H lanes that are off the diagonal.
+template <class T, int H, int... I>
+DEPTHWISE_INLINE void exchange(vec<T>& a, vec<T>& b, std::integer_sequence<int, I...>) {
+  constexpr int V = kLanes<T>;
+  const vec<T> lo = __builtin_shufflevector(a, b, ((I & H) ? V + I - H : I)...);
+  b = __builtin_shufflevector(a, b, ((I & H) ? V + I : I + H)...);
+  a = lo;
+}
+
+template <class T, int H = kLanes<T> / 2>
+DEPTHWISE_INLINE void transpose(vec<T> (&rows)[kLanes<T>]) {
+  if constexpr (H > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i)
+      if (!(i & H)) exchange<T, H>(rows[i], rows[i + H], std::make_integer_sequence<int, kLanes<T>>{});
+    transpose<T, H / 2>(rows);
+  }
+}
+
+// Lane l of the line is the plane `planes[l]` elements from the first; pixels are row.step apart within it.
+template <class S>
+void pack_planes(const PixelRow<S>& row, const index_t* planes, int valid, compute_t<S>* to) {
+  using T = compute_t<S>;
+  constexpr int V = kLanes<T>, line = kLine<T>;
+  for (int v = 0; v < line; v += V) {
+    const int count = valid - v < 0 ? 0 : (valid - v < V ? valid - v : V);
+    for (index_t p = 0; p < row.count; p += V) {
+      const int pixels = static_cast<int>(row.count - p < V ? row.count - p : V);
+      vec<T> block[V] = {};
+      for (int i = 0; i < count; ++i) {
+        const S* from = row.first + planes[v + i] + p * row.step;
+        if (row.step == 1)
+          block[i] = simd::load_n(from, pixels);
+        else
+          for (int j = 0; j < pixels; ++j) block[i][j] = simd::load_one(from + j * row.step);
+      }
+      transpose<T>(block);
+      for (int j = 0; j < pixels; ++j) simd::store(to + (p + j) * line + v, block[j]);
+    }
+  }
+}
+
+// Which channel of the image lane l of a line reads.
+enum class Lanes {
+  same,      // l
+  repeated,  // l / multiplier: one source channel for each of its outputs
+  spread     // l*multiplier + q: output q of each source channel
+};
+
+// An array as a source of lines.
+template <class S, Layout kLayout>
+struct LineSource {
+  const S* data;
+  Image image;
+  Lanes lanes;
+  index_t multiplier;
+
+  // `count` pixels of one row, `column_step` columns apart, in the `valid` channels from `lane` on.
+  DEPTHWISE_INLINE void pack(index_t batch, index_t row, index_t column, index_t column_step, index_t count,
+                             index_t lane, int valid, index_t q, compute_t<S>* to) const {
+    const S* first = data + batch * image.batch_step + row * image.row_step + column * image.column_step;
+    const index_t step = column_step * image.column_step;
+    if (kLayout == Layout::nhwc && lanes == Lanes::same && valid == kLine<compute_t<S>>)
+      return pack_whole_lines(first + lane, step, count, to);
+    pack_other({first, step, count}, lane, valid, q, to);
+  }
+
+ private:
+  void pack_other(const PixelRow<S>& pixels, index_t lane, int valid, index_t q, compute_t<S>* to) const {
+    if constexpr (kLayout == Layout::nchw) {
+      index_t planes[kLine<compute_t<S>>];
+      for (int l = 0; l < kLine<compute_t<S>>; ++l) planes[l] = channel(lane + l, q) * image.channel_step;
+      pack_planes(pixels, planes, valid, to);
+    } else if (lanes == Lanes::same) {
+      pack_channels(pixels, lane, valid, to);
+    } else if (lanes == Lanes::repeated) {
+      pack_repeated(pixels, lane, valid, multiplier, image.channels, to);
+    } else {
+      pack_spread(pixels, lane, valid, multiplier, q, to);
+    }
+  }
+
+  index_t channel(index_t lane, index_t q) const {
+    return lanes == Lanes::same ? lane : lanes == Lanes::repeated ? lane / multiplier : lane * multiplier + q;
+  }
+};
+
+}  // namespace

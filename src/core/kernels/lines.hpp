@@ -1,0 +1,235 @@
+// Channels in the vector lanes: packs a ring of source rows, one line of channels wide, and runs the tiles on
+// it.
+//
+// Packing brings any layout, storage type and multiplier to one form, reads each source line once, and keeps
+// the hot rows in adjacent cache lines where channel strides of a power of two would evict each other.
+#pragma once
+
+#include "line_layout.hpp"
+#include "line_store.hpp"
+
+namespace {
+
+using depthwise::AxisClass;
+using depthwise::LineLayout;
+using depthwise::Op;
+using depthwise::Spec;
+using depthwise::Task;
+
+template <class S, Layout kLayout>
+class Lines {
+ public:
+  explicit Lines(const Task& task)
+      : task_(task),
+        spec_(*task.spec),
+        h_(task.h),
+        w_(task.w),
+        source_{static_cast<const S*>(task.operands.a),
+                spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_), lanes_of(spec_),
+                spec_.multiplier},
+        result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
+        layout_(line_layout(spec_, *task.tile, h_, w_)),
+        columns_(task.column_end - task.column_begin),
+        plain_(!task.operands.bias && spec_.activation == depthwise::Activation::none),
+        compute_(line_block_function<T>(w_.stride, w_.taps, w_.spacing == 1, task.tile->pixels)) {
+    T* at = reinterpret_cast<T*>(task.scratch);
+    const auto take = [&at](index_t lines) {
+      T* const part = at;
+      at += lines * kLine<T>;
+      return part;
+    };
+    ring_ = take(layout_.ring);
+    zeros_ = take(layout_.zeros);
+    weights_ = take(layout_.weights);
+    bias_ = take(layout_.bias);
+    row_ = take(layout_.result);
+    rows_ = reinterpret_cast<LineRows<T>*>(take(layout_.tables));
+    pointers_ = reinterpret_cast<const T**>(rows_ + task.tile->rows_at_once);
+  }
+
+  void run() {
+    find_columns();
+    clear_margins();
+    for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
+      lane_ = unit * kL;
+      const index_t rest = result_.channels - lane_;
+      valid_ = static_cast<int>(rest < kL ? rest : kL);
+      load_bias();
+      finite_ = load_weights();
+      if (!finite_) clear(zeros_, layout_.zeros);
+      run_blocks();
+    }
+  }
+
+ private:
+  using T = compute_t<S>;
+  static constexpr int kL = kLine<T>;
+
+  static Lanes lanes_of(const Spec& spec) {
+    if (spec.multiplier == 1) return Lanes::same;
+    return spec.op == Op::forward ? Lanes::repeated : Lanes::spread;
+  }
+
+  static void clear(T* to, index_t lines) {
+    for (index_t i = 0; i < lines * kL; i += kLanes<T>) simd::store(to + i, vec<T>{});
+  }
+
+  // Which columns of the panel lie inside the source; the others stay 0 for the whole task.
+  void find_columns() {
+    first_column_ = w_.source(w_.stride * task_.column_begin);
+    const index_t step = w_.src_step, count = layout_.panel_columns;
+    const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : step == 1 ? a : (a + step - 1) / step; };
+    const index_t begin = ceil_div(-first_column_), end = ceil_div(w_.src_size - first_column_);
+    inside_end_ = end < count ? end : count;
+    inside_begin_ = begin < inside_end_ ? begin : inside_end_;
+  }
+
+  void clear_margins() const {
+    for (index_t row = 0; row < layout_.slots * layout_.subrows; ++row) {
+      T* const first = ring_ + row * layout_.panel_columns * kL;
+      clear(first, inside_begin_);
+      clear(first + inside_end_ * kL, layout_.panel_columns - inside_end_);
+    }
+  }
+
+  // -0 is the neutral element of addition: it leaves a sum of -0 alone.
+  void load_bias() const {
+    const S* bias = static_cast<const S*>(task_.operands.bias);
+    for (int v = 0; v < kL; v += kLanes<T>)
+      simd::store(bias_ + v, bias && valid_ > v ? simd::load_n(bias + lane_ + v, valid_ - v) : -vec<T>{});
+  }
+
+  // Weights: [kernel row][subrow][tap][line]. Whether all are finite, so that taps on zeros can be skipped.
+  bool load_weights() const {
+    T* to = weights_;
+    for (index_t t = 0; t < h_.taps; ++t)
+      for (index_t q = 0; q < layout_.subrows; ++q)
+        for (index_t k = 0; k < w_.taps; ++k, to += kL)
+          load_tap(h_.tap_start + h_.tap_step * t, q, w_.tap_start + w_.tap_step * k, to);
+    vec<T> probe = {};
+    for (const T* w = weights_; w < to; w += kLanes<T>) probe += simd::load(w) * T(0);
+    T sum = 0;
+    for (int i = 0; i < kLanes<T>; ++i) sum += probe[i];
+    return sum == 0;
+  }
+
+  void load_tap(index_t row, index_t q, index_t column, T* to) const {
+    const index_t outputs = spec_.channels * spec_.multiplier;
+    const S* tap = static_cast<const S*>(task_.operands.b) + (row * spec_.w.kernel + column) * outputs;
+    if (layout_.subrows == 1 && valid_ == kL) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kL; v += kLanes<T>) simd::store(to + v, simd::load(tap + lane_ + v));
+    } else if (layout_.subrows == 1) {
+      for (int v = 0; v < kL; v += kLanes<T>)
+        simd::store(to + v, valid_ > v ? simd::load_n(tap + lane_ + v, valid_ - v) : vec<T>{});
+    } else {
+      for (int l = 0; l < kL; ++l)
+        to[l] = l < valid_ ? simd::load_one(tap + (lane_ + l) * spec_.multiplier + q) : 0;
+    }
+  }
+
+  // Output rows go by blocks of rows_at_once; row u reads positions stride*u to stride*u + taps.
+  void run_blocks() {
+    const index_t at_once = task_.tile->rows_at_once;
+    index_t packed = h_.stride * task_.row_begin;
+    RingSlot head{layout_.slots, 0};  // of the block's first position
+    for (index_t u = task_.row_begin; u < task_.row_end; u += at_once) {
+      const index_t count = task_.row_end - u < at_once ? task_.row_end - u : at_once;
+      const index_t begin = h_.stride * u, end = begin + (count - 1) * h_.stride + h_.taps;
+      packed = packed > begin ? packed : begin;
+      pack_rows(packed, end, head.ahead(packed - begin));
+      packed = end;
+      if (u != table_row_ || finite_ != table_finite_) find_rows(u, count, head);
+      compute_block(u, count);
+      if (u + at_once < task_.row_end) head = head.ahead(at_once * h_.stride);
+    }
+  }
+
+  T* slot_row(RingSlot at, index_t q) const {
+    return ring_ + (at.slot * layout_.subrows + q) * layout_.panel_columns * kL;
+  }
+
+  void pack_rows(index_t begin, index_t end, RingSlot at) const {
+    const index_t column = first_column_ + w_.src_step * inside_begin_, count = inside_end_ - inside_begin_;
+    for (index_t position = begin; position < end; ++position, at = at.ahead(1)) {
+      const index_t row = h_.source(position);
+      if (!h_.inside(row)) continue;
+      for (index_t q = 0; q < layout_.subrows; ++q)
+        source_.pack(task_.batch, row, column, w_.src_step, count, lane_, valid_, q,
+                     slot_row(at, q) + inside_begin_ * kL);
+    }
+  }
+
+  // The table of source rows under each of the block's rows. Those outside the source are left out, or are
+  // rows of zeros when a tap on zeros could make a NaN.
+  void find_rows(index_t u, index_t count, RingSlot head) {
+    table_row_ = u, table_finite_ = finite_;
+    const T** at = pointers_;
+    for (index_t i = 0; i < count; ++i, head = head.ahead(i < count ? h_.stride : 0)) {
+      LineRows<T>& rows = rows_[i];
+      rows = {at, 0, 0};
+      RingSlot slot = head;
+      for (index_t t = 0; t < h_.taps && w_.taps > 0; ++t, slot = slot.ahead(1)) {
+        const bool inside = h_.inside(h_.source(h_.stride * (u + i) + t));
+        if (!inside && finite_) continue;
+        if (rows.count == 0) rows.first = t * layout_.subrows;
+        for (index_t q = 0; q < layout_.subrows; ++q) at[rows.count++] = inside ? slot_row(slot, q) : zeros_;
+      }
+      at += rows.count;
+    }
+  }
+
+  S* result_row(index_t u) const {
+    return static_cast<S*>(task_.operands.out) + task_.batch * result_.batch_step +
+           (h_.out_start + h_.out_step * u) * result_.row_step +
+           (w_.out_start + w_.out_step * task_.column_begin) * result_.column_step +
+           lane_ * result_.channel_step;
+  }
+
+  // Plain sums of whole lines go straight to the result; anything else passes through rows of scratch.
+  void compute_block(index_t u, index_t count) const {
+    const index_t out_row = h_.out_step * result_.row_step, out_step = w_.out_step * result_.column_step;
+    LineBlock<T> block{rows_,          count, weights_, w_.taps, w_.spacing * kL,
+                       w_.stride * kL, row_,  0,        kL,      columns_};
+    if constexpr (kLayout == Layout::nhwc && sizeof(S) == sizeof(T)) {
+      if (plain_ && valid_ == kL && columns_ >= task_.tile->pixels) {
+        block.out = result_row(u);
+        block.out_row = out_row;
+        block.out_step = out_step;
+        return compute_(block);
+      }
+    }
+    if (block.columns < task_.tile->pixels) block.columns = task_.tile->pixels;
+    block.out_row = block.columns * kL;
+    compute_(block);
+    const Epilogue<T> finish{bias_, spec_.activation};
+    for (index_t i = 0; i < count; ++i) {
+      if constexpr (kLayout == Layout::nhwc)
+        store_channels<S>(row_ + i * block.out_row, columns_, result_row(u + i), out_step, valid_, finish);
+      else
+        store_planes<S>(row_ + i * block.out_row, columns_, result_row(u + i), out_step, result_.channel_step,
+                        valid_, finish);
+    }
+  }
+
+  const Task& task_;
+  const Spec& spec_;
+  const AxisClass& h_;
+  const AxisClass& w_;
+  const LineSource<S, kLayout> source_;
+  const Image result_;
+  const LineLayout layout_;
+  const index_t columns_;
+  const bool plain_;
+  const LineBlockFunction<T> compute_;
+  T *ring_, *zeros_, *weights_, *bias_, *row_;
+  LineRows<T>* rows_;
+  const T** pointers_;
+  index_t table_row_ = -1;
+  bool table_finite_ = true;
+  index_t lane_ = 0, first_column_ = 0, inside_begin_ = 0, inside_end_ = 0;
+  int valid_ = 0;
+  bool finite_ = true;
+};
+
+}  // namespace

@@ -1,0 +1,165 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <stdexcept>
+
+namespace depthwise {
+namespace {
+
+constexpr KernelInfo kInfos[kKernels] = {
+#define DEPTHWISE_KERNEL(op, name, type) {Op::op, #name},
+#include "kernels/kernels.def"
+#undef DEPTHWISE_KERNEL
+};
+
+// Sizes stay far below 2^63 in every product of two that the kernels form.
+constexpr index_t kMaxSize = index_t{1} << 48;
+
+index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+
+void check_axis(const Axis& a, const char* name) {
+  const auto bad = [&](const char* what) { throw std::invalid_argument(std::string(name) + ": " + what); };
+  for (const index_t size : {a.in, a.out, a.kernel, a.pad})
+    if (size < 0 || size > kMaxSize) bad("size out of range");
+  if (a.stride < 1 || a.dilation < 1) bad("stride and dilation must be positive");
+  if (a.kernel > 1 && a.dilation > kMaxSize / a.kernel) bad("dilated kernel out of range");
+  if (a.out > 1 && a.stride > kMaxSize / a.out) bad("strided output out of range");
+}
+
+// A stride over one output and a dilation of one tap have no effect; gone, they cost nothing and overflow
+// nothing. A single tap is taken with the stride's steps, so that what lies between is never read.
+void normalise(Axis& a) {
+  if (a.out <= 1) a.stride = 1;
+  if (a.kernel <= 1) a.dilation = a.stride;
+}
+
+void check_product(std::initializer_list<index_t> sizes) {
+  index_t product = 1;
+  if (std::find(sizes.begin(), sizes.end(), 0) != sizes.end()) return;
+  for (const index_t size : sizes) {
+    if (size < 0 || size > kMaxSize / product) throw std::invalid_argument("an array has too many elements");
+    product *= size;
+  }
+}
+
+void check(const Spec& s) {
+  check_axis(s.h, "height");
+  check_axis(s.w, "width");
+  check_product({s.batch, s.h.in, s.w.in, s.channels});
+  check_product({s.batch, s.h.out, s.w.out, s.channels, s.multiplier});
+  check_product({s.h.kernel, s.w.kernel, s.channels, s.multiplier});
+}
+
+bool row_matches(KernelId id, const Spec& spec, const std::string& kernel) {
+  const KernelInfo& info = kernel_info(id);
+  return info.op == spec.op && (kernel.empty() || kernel == info.name);
+}
+
+// Nothing to read or nothing to sum: the generic kernel writes what zeros give.
+bool degenerate(const Spec& s) {
+  for (const index_t size :
+       {s.h.in, s.w.in, s.h.out, s.w.out, s.h.kernel, s.w.kernel, s.channels, s.multiplier})
+    if (size == 0) return true;
+  return false;
+}
+
+// The most destinations that any class of the axis has.
+index_t class_size(const Spec& spec, const Axis& axis, Dilation dilation) {
+  return class_count(spec.op, axis, dilation) > 0 ? axis_class(spec.op, axis, dilation, 0).out_count : 0;
+}
+
+void cut(Plan& plan) {
+  const Spec& s = plan.spec;
+  const Rule& r = plan.rule;
+  plan.unit_blocks = ceil_div(r.units, r.tile.units);
+  if (s.op == Op::grad_filter) return;
+  plan.row_classes = class_count(s.op, s.h, r.rows);
+  plan.column_classes = class_count(s.op, s.w, r.columns);
+  plan.row_blocks = ceil_div(class_size(s, s.h, r.rows), r.tile.rows);
+  plan.column_blocks = ceil_div(class_size(s, s.w, r.columns), r.tile.columns);
+}
+
+}  // namespace
+
+const KernelInfo& kernel_info(KernelId kernel) { return kInfos[static_cast<int>(kernel)]; }
+
+Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
+  check(spec);
+  normalise(spec.h);
+  normalise(spec.w);
+  Plan plan;
+  plan.spec = spec;
+  plan.isa = &choose_isa(isa);
+  bool known = false;
+  for (int i = 0; i < kKernels; ++i) {
+    const KernelId id = static_cast<KernelId>(i);
+    if (!row_matches(id, spec, kernel)) continue;
+    known = true;
+    if (degenerate(spec) && kernel_info(id).name != std::string("generic")) continue;
+    plan.rule = kernel_rule(id, spec, plan.isa->kernels->vector_bytes);
+    if (!plan.rule.applies || (kernel.empty() && !plan.rule.preferred)) continue;
+    plan.kernel = id;
+    cut(plan);
+    return plan;
+  }
+  throw std::invalid_argument(known ? "kernel " + kernel + " does not apply to this problem"
+                                    : "no kernel named '" + kernel + "' for this operation");
+}
+
+// Units run fastest; `sums` holds an offset until the caller adds where the partial sums lie.
+Task Plan::grad_filter_task(index_t index) const {
+  const index_t unit = index % unit_blocks, part = index / unit_blocks;
+  Task t{};
+  t.spec = &spec;
+  t.tile = &rule.tile;
+  t.h = axis_class(spec.op, spec.h, rule.rows, 0);
+  t.w = axis_class(spec.op, spec.w, rule.columns, 0);
+  t.parts = rule.parts;
+  t.block_begin = rule.blocks * part / rule.parts;
+  t.block_end = rule.blocks * (part + 1) / rule.parts;
+  t.sums_offset = index * rule.sums_bytes;
+  t.sums_step = unit_blocks * rule.sums_bytes;
+  t.unit_begin = unit * rule.tile.units;
+  t.unit_end = std::min(t.unit_begin + rule.tile.units, rule.units);
+  return t;
+}
+
+Task Plan::reduce_task(index_t unit) const {
+  Task t = grad_filter_task(unit);
+  t.reduce = true;
+  return t;
+}
+
+Task Plan::task(index_t index) const {
+  if (spec.op == Op::grad_filter) return grad_filter_task(index);
+  const auto next = [&index](index_t count) {
+    const index_t i = index % count;
+    index /= count;
+    return i;
+  };
+  const index_t unit = next(unit_blocks), column = next(column_blocks), row = next(row_blocks);
+  const index_t column_class = next(column_classes), row_class = next(row_classes);
+  Task t{};
+  t.spec = &spec;
+  t.tile = &rule.tile;
+  t.h = axis_class(spec.op, spec.h, rule.rows, row_class);
+  t.w = axis_class(spec.op, spec.w, rule.columns, column_class);
+  t.batch = index;
+  t.row_begin = std::min(row * rule.tile.rows, t.h.out_count);
+  t.row_end = std::min(t.row_begin + rule.tile.rows, t.h.out_count);
+  t.column_begin = std::min(column * rule.tile.columns, t.w.out_count);
+  t.column_end = std::min(t.column_begin + rule.tile.columns, t.w.out_count);
+  t.unit_begin = unit * rule.tile.units;
+  t.unit_end = std::min(t.unit_begin + rule.tile.units, rule.units);
+  return t;
+}
+
+int Plan::threads(int available) const {
+  // Waking a thread costs a few microseconds; below this many steps of work for each it does not pay.
+  constexpr index_t kStepsPerThread = 200'000;
+  const index_t steps = spec.multiply_adds() + 4 * (spec.input_elements() + spec.output_elements());
+  return static_cast<int>(std::clamp<index_t>(std::min(steps / kStepsPerThread, tasks()), 1, available));
+}
+
+}  // namespace depthwise

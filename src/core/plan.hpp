@@ -1,0 +1,62 @@
+// From a problem and a machine to a kernel, its tile and the tasks it is cut into. Pure: no arrays, no state.
+#pragma once
+
+#include <string>
+
+#include "cpu.hpp"
+#include "kernel_table.hpp"
+#include "spec.hpp"
+
+namespace depthwise {
+
+// Scratch that one thread may use, whatever the problem.
+inline constexpr index_t kMaxScratchBytes = 1 << 20;
+
+// A registry row's answer to a problem.
+struct Rule {
+  bool applies = false;    // the kernel computes this problem
+  bool preferred = false;  // and should, unless an earlier row is preferred too
+  Tile tile;
+  index_t units = 1;  // what Tile::units counts: lines of channels, planes, or channels
+  Dilation rows = Dilation::split, columns = Dilation::keep;
+  index_t scratch_bytes = 0;
+  // Filter gradient: blocks of positions, tasks that share a unit's, and bytes of a unit's sums.
+  index_t blocks = 0, parts = 1, sums_bytes = 0;
+  const char* reason = "";
+};
+
+// In rules.cpp, one case for each row of the registry.
+Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes);
+
+struct KernelInfo {
+  Op op;
+  const char* name;
+};
+const KernelInfo& kernel_info(KernelId kernel);
+
+struct Plan {
+  Spec spec;
+  KernelId kernel = KernelId::count;
+  const Isa* isa = nullptr;
+  Rule rule;
+  index_t row_classes = 0, column_classes = 0, row_blocks = 0, column_blocks = 0, unit_blocks = 0;
+
+  index_t tasks() const {
+    if (spec.op == Op::grad_filter) return unit_blocks * rule.parts;
+    return spec.batch * row_classes * column_classes * row_blocks * column_blocks * unit_blocks;
+  }
+  // The task of one index; units run fastest, so that neighbours read neighbouring memory.
+  Task task(index_t index) const;
+  // The task that adds up the parts of one block of units, when there are several.
+  Task reduce_task(index_t unit) const;
+  index_t partial_bytes() const { return rule.parts > 1 ? rule.parts * unit_blocks * rule.sums_bytes : 0; }
+  Task grad_filter_task(index_t index) const;
+  // How many of `available` threads this problem is worth.
+  int threads(int available) const;
+};
+
+// `kernel` and `isa` force a choice when not empty. Throws std::invalid_argument when the problem is
+// malformed, the kernel unknown or not applicable, or the ISA unusable.
+Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa);
+
+}  // namespace depthwise

@@ -1,0 +1,310 @@
+// When each kernel applies, when it is preferred, and how it cuts the work. The measurements behind the
+// choices are in docs/performance.md; `depthwise bench choices` checks them against the alternatives.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "kernels/grad_layout.hpp"
+#include "kernels/line_layout.hpp"
+#include "plan.hpp"
+
+namespace depthwise {
+namespace {
+
+// Tasks that a problem should offer, so that threads find work and an interrupt is noticed.
+constexpr index_t kTasks = 16;
+constexpr index_t kMaxTaskSteps = 64 << 20;
+
+index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+
+// The class with the most destinations and the most taps of one axis: what scratch must hold.
+AxisClass widest(const Spec& s, const Axis& axis, Dilation dilation) {
+  AxisClass c = class_count(s.op, axis, dilation) > 0 ? axis_class(s.op, axis, dilation, 0) : AxisClass{};
+  c.stride = std::max<index_t>(c.stride, 1);
+  c.spacing = std::max<index_t>(c.spacing, 1);
+  c.taps = axis.kernel;
+  if (s.op == Op::grad_input)
+    c.taps = ceil_div(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
+  c.out_count = std::max<index_t>(c.out_count, 1);
+  return c;
+}
+
+struct Problem {
+  const Spec& spec;
+  AxisClass h, w;
+  index_t channels;  // of the result
+
+  explicit Problem(const Spec& s)
+      : spec(s),
+        h(widest(s, s.h, Dilation::split)),
+        w(widest(s, s.w, Dilation::keep)),
+        channels(s.op == Op::grad_input ? s.channels : s.out_channels()) {}
+};
+
+// Halves `columns` until scratch(columns) fits into `bytes`, but not below `least`.
+template <class Scratch>
+void fit_columns(Tile& tile, index_t bytes, index_t least, const Scratch& scratch) {
+  while (tile.columns > least && scratch(tile) > bytes)
+    tile.columns = std::max(least, ceil_div(tile.columns, 2));
+}
+
+// Rows of a task: all of them, unless there would be too few tasks or too much work in one. A task repacks
+// the rows that its neighbour above ends with, so short ones are avoided.
+index_t choose_rows(const Problem& p, index_t other_tasks, index_t steps_per_row) {
+  const index_t wanted = ceil_div(kTasks, std::max<index_t>(other_tasks, 1));
+  index_t rows = std::max(ceil_div(p.h.out_count, wanted), std::min<index_t>(p.h.out_count, 4 * p.h.taps));
+  const index_t most = std::max<index_t>(1, kMaxTaskSteps / std::max<index_t>(steps_per_row, 1));
+  rows = std::min(std::max<index_t>(rows, 1), most);
+  return ceil_div(p.h.out_count, ceil_div(p.h.out_count, rows));  // even shares
+}
+
+// Units of a task: several where they are small, so that what does not depend on the unit is done once.
+index_t choose_units(index_t units, index_t tasks, index_t steps_per_unit) {
+  constexpr index_t kWorthwhile = 1 << 17;
+  const index_t spare = std::max<index_t>(tasks / kTasks, 1);
+  return std::clamp<index_t>(std::min(spare, kWorthwhile / std::max<index_t>(steps_per_unit, 1)), 1,
+                             std::max<index_t>(units, 1));
+}
+
+// Outputs of a row in registers: the width that covers the row with the fewest wasted outputs.
+int choose_pixels(index_t columns) {
+  struct Width {
+    int pixels;
+    double cost;
+  };
+  constexpr Width widths[] = {{7, 1.0}, {8, 1.0}, {6, 1.03}, {4, 1.12}};
+  int best = 4;
+  double least = 1e300;
+  for (const Width& w : widths) {
+    const double cost = static_cast<double>(ceil_div(columns, w.pixels) * w.pixels) * w.cost;
+    if (cost < least) least = cost, best = w.pixels;
+  }
+  return best;
+}
+
+Rule lines_rule(const Spec& spec) {
+  const Problem p(spec);
+  const index_t line = kLineBytes / compute_bytes(spec.dtype);
+  Rule r;
+  r.units = ceil_div(p.channels, line);
+  const auto scratch = [&](const Tile& t) { return line_scratch_bytes(line_layout(spec, t, p.h, p.w)); };
+  r.tile.columns = p.w.out_count;
+  fit_columns(r.tile, caches().l1 / 2, 16, scratch);
+  r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));
+  r.tile.pixels = choose_pixels(r.tile.columns);
+  if (r.tile.columns < p.w.out_count)
+    r.tile.columns = ceil_div(r.tile.columns, r.tile.pixels) * r.tile.pixels;
+  const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
+  const index_t steps = r.tile.columns * line * p.h.taps * p.w.taps;
+  r.tile.rows = choose_rows(p, blocks, steps);
+  r.tile.units = choose_units(r.units, blocks * ceil_div(p.h.out_count, r.tile.rows), steps * r.tile.rows);
+  for (Tile taller = r.tile; taller.rows_at_once < r.tile.rows; r.tile = taller) {
+    ++taller.rows_at_once;
+    if (scratch(taller) > caches().l1 * 3 / 4) break;
+  }
+  r.scratch_bytes = scratch(r.tile);
+  r.applies = r.scratch_bytes <= kMaxScratchBytes && p.w.span(r.tile.columns) < kMaxScratchBytes;
+  return r;
+}
+
+Rule flat_rule(const Spec& spec, int vector_bytes) {
+  const Problem p(spec);
+  const bool nhwc = spec.layout == Layout::nhwc;
+  const index_t lanes = vector_bytes / compute_bytes(spec.dtype),
+                pixel = nhwc ? std::max<index_t>(p.channels, 1) : 1;
+  Rule r;
+  r.tile.period = static_cast<int>(std::min<index_t>(pixel / std::gcd(pixel, lanes), 99));
+  r.units = nhwc ? 1 : spec.channels;
+  const auto scratch = [&](const Tile& t) { return flat_scratch_bytes(spec, t, p.h, p.w); };
+  r.tile.columns = p.w.out_count;
+  // Rows packed again for the next block, and padding, are few against this many.
+  r.tile.rows_at_once =
+      static_cast<int>(std::clamp<index_t>(4 * p.h.taps, 8, std::max<index_t>(8, p.h.out_count)));
+  fit_columns(r.tile, caches().l1 * 3 / 4, ceil_div(16 * lanes * r.tile.period, pixel), scratch);
+  r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));  // even shares
+  const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
+  const index_t steps = r.tile.columns * pixel * p.h.taps * p.w.taps * (nhwc ? 1 : spec.multiplier);
+  r.tile.rows = choose_rows(p, blocks, steps);
+  r.tile.units = choose_units(r.units, blocks * ceil_div(p.h.out_count, r.tile.rows), steps * r.tile.rows);
+  r.tile.rows_at_once = 4;
+  for (Tile taller = r.tile; taller.rows_at_once < r.tile.rows; r.tile = taller) {
+    taller.rows_at_once += 4;
+    if (scratch(taller) > caches().l1 * 3 / 4) break;
+  }
+  r.scratch_bytes = scratch(r.tile);
+  const bool tiles = r.tile.period == 1 || r.tile.period == 3 || r.tile.period == 5 || r.tile.period == 7;
+  r.applies = tiles && r.scratch_bytes <= kMaxScratchBytes && p.w.span(r.tile.columns) < kMaxScratchBytes;
+  return r;
+}
+
+Rule generic_rule(const Spec& spec) {
+  const Problem p(spec);
+  Rule r;
+  r.applies = r.preferred = true;
+  r.rows = r.columns = Dilation::keep;
+  r.units = p.channels;
+  r.tile.units = std::max<index_t>(p.channels, 1);
+  r.tile.columns = std::min<index_t>(p.w.out_count, 64);
+  r.reason = "no vector kernel fits its rows into the scratch";
+  return r;
+}
+
+// Blocks of positions whose packed rows stay in the first-level cache, and enough tasks for the threads: by
+// units alone where there are many, else by parts of the blocks.
+Rule grad_filter_rule(const Spec& spec, int vector_bytes, bool lines) {
+  const Problem p(spec);
+  const bool nhwc = spec.layout == Layout::nhwc;
+  const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element;
+  const index_t pixel = nhwc && !lines ? std::max<index_t>(p.channels, 1) : 1;
+  Rule r;
+  r.tile.period = static_cast<int>(std::min<index_t>(pixel / std::gcd(pixel, lanes), 99));
+  r.units = lines ? ceil_div(p.channels, kLineBytes / element) : nhwc ? 1 : spec.channels;
+  const auto layout = [&](const Tile& t) { return grad_layout(spec, t, p.h, p.w, lines, lanes); };
+  const auto panels = [&](const Tile& t) {
+    const GradLayout l = layout(t);
+    return (l.slots * l.x_row + t.rows * l.outputs * l.grad_row) * element;
+  };
+  r.tile.columns = spec.w.out;
+  r.tile.rows = 1;
+  fit_columns(r.tile, caches().l1 / 2, 16, panels);
+  r.tile.columns = ceil_div(spec.w.out, ceil_div(spec.w.out, r.tile.columns));
+  for (Tile wider = r.tile; wider.rows < p.h.out_count; r.tile = wider) {
+    ++wider.rows;
+    if (panels(wider) > caches().l1 * 3 / 4) break;
+  }
+  const index_t classes = class_count(spec.op, spec.h, Dilation::split);
+  r.blocks = grad_blocks(spec, r.tile, classes, p.h.out_count).count(spec.batch);
+  r.parts = std::clamp<index_t>(ceil_div(kTasks, r.units), 1, std::max<index_t>(r.blocks, 1));
+  r.sums_bytes = layout(r.tile).sums * element;
+  r.scratch_bytes = grad_scratch_bytes(layout(r.tile), r.tile, spec.dtype);
+  r.applies = r.tile.period <= 8 && r.scratch_bytes <= kMaxScratchBytes &&
+              p.w.span(r.tile.columns) < kMaxScratchBytes;
+  return r;
+}
+
+Rule generic_grad_filter(const Spec& spec) {
+  Rule r;
+  r.applies = r.preferred = true;
+  r.units = spec.out_channels();
+  r.reason = "no vector kernel fits its rows into the scratch";
+  return r;
+}
+
+Rule vector_rule(const Spec& spec, int vector_bytes, bool lines) {
+  if (spec.op == Op::grad_filter) return grad_filter_rule(spec, vector_bytes, lines);
+  return lines ? lines_rule(spec) : flat_rule(spec, vector_bytes);
+}
+
+// Shares of the vector lanes that do useful work.
+double line_use(const Spec& spec) {
+  const index_t line = kLineBytes / compute_bytes(spec.dtype), channels = Problem(spec).channels;
+  return static_cast<double>(channels) / static_cast<double>(ceil_div(channels, line) * line);
+}
+double plane_use(const Spec& spec, int vector_bytes) {
+  const index_t lanes = vector_bytes / compute_bytes(spec.dtype), columns = Problem(spec).w.out_count;
+  return static_cast<double>(columns) / static_cast<double>(ceil_div(columns, lanes) * lanes);
+}
+
+Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
+  Rule r = vector_rule(spec, vector_bytes, false);
+  r.applies = r.applies && spec.layout == Layout::nhwc && Problem(spec).channels <= 64;
+  // Wide enough tiles, and pixels repeated for their outputs in whole vectors.
+  const bool repeats = spec.op == Op::forward && spec.multiplier > 1 && r.tile.period <= 3;
+  r.preferred = line_use(spec) < 0.7 || repeats;
+  r.reason = "too few channels to fill the lanes: a row's pixels and channels are taken as one";
+  return r;
+}
+
+// Whether every block of columns, the last of each class too, holds a whole tile.
+bool whole_tiles(const Spec& spec, const Tile& tile) {
+  const index_t classes = class_count(spec.op, spec.w, Dilation::keep);
+  for (const index_t k : {index_t{0}, classes - 1}) {
+    const index_t rest = axis_class(spec.op, spec.w, Dilation::keep, k).out_count % tile.columns;
+    const index_t last = rest > 0 ? rest : tile.columns;
+    if (last < tile.pixels) return false;
+  }
+  return true;
+}
+
+Rule nhwc_direct(const Spec& spec, int vector_bytes) {
+  const Problem p(spec);
+  const index_t element = compute_bytes(spec.dtype);
+  Rule r;
+  r.tile.pixels = choose_pixels(p.w.out_count);
+  r.tile.columns = p.w.out_count;
+  const auto bytes = [&](const Tile& t) { return p.h.taps * p.w.span(t.columns) * spec.channels * element; };
+  fit_columns(r.tile, caches().l1 * 3 / 4, r.tile.pixels, bytes);
+  while (r.tile.columns < p.w.out_count && !whole_tiles(spec, r.tile)) ++r.tile.columns;
+  const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch;
+  r.tile.rows = choose_rows(p, blocks, r.tile.columns * spec.channels * p.h.taps * p.w.taps);
+  r.scratch_bytes = p.h.taps * static_cast<index_t>(sizeof(void*));
+  r.applies = spec.layout == Layout::nhwc && spec.multiplier == 1 && element == dtype_bytes(spec.dtype) &&
+              spec.channels * element >= vector_bytes && whole_tiles(spec, r.tile) &&
+              r.scratch_bytes <= kMaxScratchBytes;
+  // Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache.
+  constexpr index_t kAliasingBytes = 1024;
+  r.preferred = spec.channels * element % kAliasingBytes != 0;
+  r.reason = "channels fill the lanes, and the image is read in place";
+  return r;
+}
+
+Rule nhwc(const Spec& spec, int vector_bytes) {
+  Rule r = vector_rule(spec, vector_bytes, true);
+  r.applies = r.applies && spec.layout == Layout::nhwc && (spec.op != Op::forward || spec.multiplier == 1);
+  r.preferred = true;
+  r.reason = "channels fill the lanes";
+  return r;
+}
+
+Rule nhwc_multiplier(const Spec& spec) {
+  Rule r = lines_rule(spec);
+  r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier != 1;
+  r.preferred = true;
+  r.reason = "output channels fill the lanes; each input channel is repeated as its rows are packed";
+  return r;
+}
+
+Rule nchw_small_planes(const Spec& spec, int vector_bytes) {
+  Rule r = vector_rule(spec, vector_bytes, true);
+  r.applies = r.applies && spec.layout == Layout::nchw;
+  r.preferred = plane_use(spec, vector_bytes) < 0.55 && line_use(spec) > plane_use(spec, vector_bytes);
+  r.reason = "rows are too short to fill the lanes: channels are transposed into them";
+  return r;
+}
+
+Rule nchw_planes(const Spec& spec, int vector_bytes) {
+  Rule r = vector_rule(spec, vector_bytes, false);
+  r.applies = r.applies && spec.layout == Layout::nchw;
+  r.preferred = true;
+  r.reason = "the columns of a plane fill the lanes";
+  return r;
+}
+
+}  // namespace
+
+Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
+  switch (kernel) {
+    case KernelId::forward_nhwc_few_channels:
+    case KernelId::grad_filter_nhwc_few_channels:
+    case KernelId::grad_input_nhwc_few_channels: return nhwc_few_channels(spec, vector_bytes);
+    case KernelId::forward_nhwc_direct:
+    case KernelId::grad_input_nhwc_direct: return nhwc_direct(spec, vector_bytes);
+    case KernelId::forward_nhwc:
+    case KernelId::grad_filter_nhwc:
+    case KernelId::grad_input_nhwc: return nhwc(spec, vector_bytes);
+    case KernelId::forward_nhwc_multiplier: return nhwc_multiplier(spec);
+    case KernelId::forward_nchw_small_planes:
+    case KernelId::grad_filter_nchw_small_planes:
+    case KernelId::grad_input_nchw_small_planes: return nchw_small_planes(spec, vector_bytes);
+    case KernelId::forward_nchw_planes:
+    case KernelId::grad_filter_nchw_planes:
+    case KernelId::grad_input_nchw_planes: return nchw_planes(spec, vector_bytes);
+    case KernelId::forward_generic:
+    case KernelId::grad_input_generic: return generic_rule(spec);
+    case KernelId::grad_filter_generic: return generic_grad_filter(spec);
+    case KernelId::count: break;
+  }
+  return {};
+}
+
+}  // namespace depthwise

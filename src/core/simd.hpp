@@ -1,0 +1,253 @@
+// Vectors of one ISA, for the translation units compiled with that ISA's flags (DEPTHWISE_ISA names it).
+//
+// Everything is internal to the including unit (anonymous namespace), and no standard header with templates
+// is used: an inline function emitted here with weak linkage could replace the copy that older machines run.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define DEPTHWISE_INLINE inline __attribute__((always_inline))
+
+namespace {
+namespace simd {
+
+#if defined(__AVX512F__)
+inline constexpr int kVectorBytes = 64, kRegisters = 32;
+#elif defined(__AVX2__)
+inline constexpr int kVectorBytes = 32, kRegisters = 16;
+#elif defined(__aarch64__)
+inline constexpr int kVectorBytes = 16, kRegisters = 32;
+#else
+inline constexpr int kVectorBytes = 16, kRegisters = 16;
+#endif
+
+struct f16 {
+  std::uint16_t bits;
+};
+struct bf16 {
+  std::uint16_t bits;
+};
+
+template <class T>
+inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+// Vector types by element; `_u` may sit at any element's address.
+template <class T>
+struct types;
+template <>
+struct types<float> {
+  typedef float vec __attribute__((vector_size(kVectorBytes)));
+  typedef float vec_u __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef std::int32_t idx __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct types<double> {
+  typedef double vec __attribute__((vector_size(kVectorBytes)));
+  typedef double vec_u __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef std::int64_t idx __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using vec = typename types<T>::vec;
+template <class T>
+using index_vec = typename types<T>::idx;
+typedef std::uint32_t u32vec __attribute__((vector_size(kVectorBytes)));
+typedef std::uint16_t u16half __attribute__((vector_size(kVectorBytes / 2)));
+
+// What a storage type computes in.
+template <class S>
+struct compute_of {
+  using type = float;
+};
+template <>
+struct compute_of<double> {
+  using type = double;
+};
+template <class S>
+using compute_t = typename compute_of<S>::type;
+
+// Subtracting +0 leaves every value as it is; adding it would lose the sign of -0.
+template <class T>
+DEPTHWISE_INLINE vec<T> broadcast(T x) {
+  return x - vec<T>{};
+}
+
+// acc + x*y, rounded once where the ISA can; scalar and vector forms round alike.
+DEPTHWISE_INLINE vec<float> fma(vec<float> x, vec<float> y, vec<float> acc) {
+#if defined(__AVX512F__)
+  return (vec<float>)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)acc);
+#elif defined(__FMA__)
+  return (vec<float>)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)acc);
+#elif defined(__aarch64__)
+  return (vec<float>)vfmaq_f32((float32x4_t)acc, (float32x4_t)x, (float32x4_t)y);
+#else
+  return acc + x * y;
+#endif
+}
+DEPTHWISE_INLINE vec<double> fma(vec<double> x, vec<double> y, vec<double> acc) {
+#if defined(__AVX512F__)
+  return (vec<double>)_mm512_fmadd_pd((__m512d)x, (__m512d)y, (__m512d)acc);
+#elif defined(__FMA__)
+  return (vec<double>)_mm256_fmadd_pd((__m256d)x, (__m256d)y, (__m256d)acc);
+#elif defined(__aarch64__)
+  return (vec<double>)vfmaq_f64((float64x2_t)acc, (float64x2_t)x, (float64x2_t)y);
+#else
+  return acc + x * y;
+#endif
+}
+#if defined(__FMA__) || defined(__aarch64__)
+DEPTHWISE_INLINE float fma(float x, float y, float acc) { return __builtin_fmaf(x, y, acc); }
+DEPTHWISE_INLINE double fma(double x, double y, double acc) { return __builtin_fma(x, y, acc); }
+#else
+DEPTHWISE_INLINE float fma(float x, float y, float acc) { return acc + x * y; }
+DEPTHWISE_INLINE double fma(double x, double y, double acc) { return acc + x * y; }
+#endif
+
+// lanes[i] = x[indices[i]], indices below the number of lanes.
+template <class T>
+DEPTHWISE_INLINE vec<T> permute(vec<T> x, index_vec<T> indices) {
+#if defined(__clang__)
+  vec<T> r;
+  for (int i = 0; i < kLanes<T>; ++i) r[i] = x[indices[i]];
+  return r;
+#else
+  return __builtin_shuffle(x, indices);
+#endif
+}
+
+// ---- 16-bit floats
+// ---------------------------------------------------------------------------------------------
+
+DEPTHWISE_INLINE vec<float> widen_bits(u16half h) { return (vec<float>)__builtin_convertvector(h, u32vec); }
+
+DEPTHWISE_INLINE vec<float> to_float(bf16, u16half h) { return (vec<float>)((u32vec)widen_bits(h) << 16); }
+
+DEPTHWISE_INLINE u16half from_float(bf16, vec<float> x) {
+  const u32vec u = (u32vec)x;
+  const u32vec rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
+  const u32vec quiet = (u >> 16) | 0x40u;
+  const u32vec is_nan = (u32vec)((u & 0x7fffffffu) > 0x7f800000u);
+  return __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), u16half);
+}
+
+#if defined(__AVX512F__)
+DEPTHWISE_INLINE vec<float> to_float(f16, u16half h) { return (vec<float>)_mm512_cvtph_ps((__m256i)h); }
+DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) {
+  return (u16half)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(__F16C__)
+DEPTHWISE_INLINE vec<float> to_float(f16, u16half h) { return (vec<float>)_mm256_cvtph_ps((__m128i)h); }
+DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) {
+  return (u16half)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(__aarch64__)
+DEPTHWISE_INLINE vec<float> to_float(f16, u16half h) { return (vec<float>)vcvt_f32_f16((float16x4_t)h); }
+DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) { return (u16half)vcvt_f16_f32((float32x4_t)x); }
+#else
+// Shifting the 15 low bits into place scales the value by 2^-112, exactly, subnormals too.
+DEPTHWISE_INLINE vec<float> to_float(f16, u16half h) {
+  const u32vec u = (u32vec)widen_bits(h);
+  const u32vec magnitude = (u32vec)((vec<float>)((u & 0x7fffu) << 13) * 0x1p112f);
+  const u32vec special = (u32vec)((u & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+  return (vec<float>)(magnitude | special | ((u & 0x8000u) << 16));
+}
+// Subnormal results are rounded by adding 0.5, whose unit in the last place is float16's smallest subnormal.
+DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) {
+  const u32vec sign = (u32vec)x & 0x80000000u, u = (u32vec)x ^ sign;
+  const u32vec normal = (u - 0x38000000u + 0xfffu + ((u >> 13) & 1u)) >> 13;
+  const u32vec tiny = (u32vec)((vec<float>)u + 0.5f) - 0x3f000000u;
+  const u32vec is_tiny = (u32vec)(u < 0x38800000u), is_big = (u32vec)(u >= 0x47800000u);
+  const u32vec is_nan = (u32vec)(u > 0x7f800000u);
+  const u32vec big = 0x7c00u | (is_nan & 0x200u);
+  const u32vec finite = (is_tiny & tiny) | (~is_tiny & normal);
+  return __builtin_convertvector(((is_big & big) | (~is_big & finite)) | (sign >> 16), u16half);
+}
+#endif
+
+// ---- loads and stores
+// ------------------------------------------------------------------------------------------
+
+template <class T>
+DEPTHWISE_INLINE vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename types<T>::vec_u*>(p);
+}
+template <class T>
+DEPTHWISE_INLINE void store(T* p, vec<T> v) {
+  *reinterpret_cast<typename types<T>::vec_u*>(p) = v;
+}
+
+template <class H>
+DEPTHWISE_INLINE vec<float> load_half(const H* p) {
+  u16half h;
+  __builtin_memcpy(&h, p, sizeof h);
+  return to_float(H{}, h);
+}
+template <class H>
+DEPTHWISE_INLINE void store_half(H* p, vec<float> v) {
+  const u16half h = from_float(H{}, v);
+  __builtin_memcpy(p, &h, sizeof h);
+}
+DEPTHWISE_INLINE vec<float> load(const f16* p) { return load_half(p); }
+DEPTHWISE_INLINE vec<float> load(const bf16* p) { return load_half(p); }
+DEPTHWISE_INLINE void store(f16* p, vec<float> v) { store_half(p, v); }
+DEPTHWISE_INLINE void store(bf16* p, vec<float> v) { store_half(p, v); }
+
+// Copies `bytes` < Max bytes in power-of-two pieces; never touches a byte beyond.
+template <int Max>
+DEPTHWISE_INLINE void copy_pieces(void* to, const void* from, int bytes) {
+  char* t = static_cast<char*>(to);
+  const char* f = static_cast<const char*>(from);
+  if constexpr (Max > 32)
+    if (bytes & 32) __builtin_memcpy(t, f, 32), t += 32, f += 32;
+  if constexpr (Max > 16)
+    if (bytes & 16) __builtin_memcpy(t, f, 16), t += 16, f += 16;
+  if constexpr (Max > 8)
+    if (bytes & 8) __builtin_memcpy(t, f, 8), t += 8, f += 8;
+  if constexpr (Max > 4)
+    if (bytes & 4) __builtin_memcpy(t, f, 4), t += 4, f += 4;
+  if (bytes & 2) __builtin_memcpy(t, f, 2);
+}
+
+// The first n lanes (0 <= n <= lanes); the others read as 0 and are not written.
+template <class S>
+DEPTHWISE_INLINE vec<compute_t<S>> load_n(const S* p, int n) {
+  constexpr int lanes = kLanes<compute_t<S>>;
+  if (n >= lanes) return load(p);
+  alignas(kVectorBytes) S buffer[lanes] = {};
+  copy_pieces<static_cast<int>(sizeof buffer)>(buffer, p, n * static_cast<int>(sizeof(S)));
+  return load(buffer);
+}
+template <class S>
+DEPTHWISE_INLINE void store_n(S* p, vec<compute_t<S>> v, int n) {
+  constexpr int lanes = kLanes<compute_t<S>>;
+  if (n >= lanes) return store(p, v);
+  alignas(kVectorBytes) S buffer[lanes];
+  store(buffer, v);
+  copy_pieces<static_cast<int>(sizeof buffer)>(p, buffer, n * static_cast<int>(sizeof(S)));
+}
+
+template <class S>
+DEPTHWISE_INLINE compute_t<S> load_one(const S* p) {
+  if constexpr (sizeof(S) == sizeof(compute_t<S>)) {
+    return *p;
+  } else {
+    return load_n(p, 1)[0];
+  }
+}
+template <class S>
+DEPTHWISE_INLINE void store_one(S* p, compute_t<S> x) {
+  if constexpr (sizeof(S) == sizeof(compute_t<S>)) {
+    *p = x;
+  } else {
+    store_n(p, broadcast(x), 1);
+  }
+}
+
+}  // namespace simd
+}  // namespace

@@ -1,0 +1,48 @@
+// What one call of a kernel computes: one batch item, one pair of axis classes, a block of rows, columns and
+// units.
+#pragma once
+
+#include "axis_class.hpp"
+#include "spec.hpp"
+
+namespace depthwise {
+
+// Channels travel in lines of 64 bytes of the compute type, whatever the vector width.
+inline constexpr index_t kLineBytes = 64;
+
+// The shape of a kernel's work, chosen by the plan. A unit is a line of channels or an output plane.
+struct Tile {
+  int pixels = 1;        // line kernels: outputs of a row that one tile holds in registers
+  int rows_at_once = 1;  // output rows computed from one state of the packed rows
+  int period = 1;        // flat kernels: weight vectors before they repeat
+  index_t rows = 1;      // rows of a task
+  index_t columns = 1;   // columns of a task
+  index_t units = 1;     // units of a task
+};
+
+struct Operands {
+  const void* a;
+  const void* b;
+  const void* bias;
+  void* out;
+};
+
+struct Task {
+  const Spec* spec;
+  const Tile* tile;
+  Operands operands;
+  std::byte* scratch;
+  AxisClass h, w;
+  index_t batch;
+  // Filter gradient: the blocks of rows that this task sums, and where its sums go, unless they are the
+  // result. With `reduce`, the task adds up the sums of `parts` tasks of its units instead.
+  index_t block_begin, block_end, parts;
+  index_t sums_offset, sums_step;  // bytes: where this part's sums are kept, and from part to part
+  std::byte* sums;                 // where part 0 of unit 0 is kept
+  bool reduce;
+  index_t row_begin, row_end, column_begin, column_end, unit_begin, unit_end;
+};
+
+using KernelFunction = void (*)(const Task&);
+
+}  // namespace depthwise

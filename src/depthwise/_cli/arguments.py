@@ -1,0 +1,89 @@
+"""How sizes, pads and shapes are written on the command line, and the options that commands share."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+import typer
+
+Layout = Literal["NHWC", "NCHW"]
+Pair = int | tuple[int, int]
+Pads = str | int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
+
+_INTEGERS = re.compile(r"[+-]?[0-9]{1,19}(?:[x,][+-]?[0-9]{1,19})*")
+
+
+def _integers(text: str, counts: tuple[int, ...], expected: str) -> tuple[int, ...]:
+    if _INTEGERS.fullmatch(text):
+        values = tuple(int(part) for part in re.split("[x,]", text))
+        if len(values) in counts:
+            return values
+    raise typer.BadParameter(f"expected {expected}, got {text!r}")
+
+
+def parse_pair(text: str) -> Pair:
+    """Parse ``N`` or ``HxW``."""
+    values = _integers(text, (1, 2), "an integer N or two, HxW")
+    return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def parse_padding(text: str) -> Pads:
+    """Parse ``SAME``, ``VALID``, ``N``, ``H,W`` or ``top,bottom,left,right``."""
+    if text.upper() in ("SAME", "VALID"):
+        return text.upper()
+    values = _integers(text, (1, 2, 4), "SAME, VALID, N, H,W or top,bottom,left,right")
+    if len(values) == 4:
+        return (values[0], values[1]), (values[2], values[3])
+    return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def parse_input_shape(text: str) -> tuple[int, ...]:
+    """Parse ``NxHxWxC``, or three sizes without the batch."""
+    return _integers(text, (3, 4), "three or four sizes such as 1x56x56x96")
+
+
+def parse_filter_shape(text: str) -> tuple[int, ...]:
+    """Parse ``KHxKWxCxM``, or ``KHxKW`` for one kernel on every channel."""
+    return _integers(text, (2, 4), "two or four sizes such as 7x7x96x1")
+
+
+def parse_layout(text: str) -> Layout:
+    """Parse ``NHWC`` or ``NCHW``."""
+    if text.upper() == "NHWC":
+        return "NHWC"
+    if text.upper() == "NCHW":
+        return "NCHW"
+    raise typer.BadParameter(f"expected NHWC or NCHW, got {text!r}")
+
+
+# Typer takes no union for an option's type: Any stands for what the parser returns.
+StrideOption = Annotated[
+    Any, typer.Option("--stride", parser=parse_pair, metavar="STRIDE", help="Step between outputs: N or HxW.")
+]
+PaddingOption = Annotated[
+    Any,
+    typer.Option(
+        "--padding",
+        parser=parse_padding,
+        metavar="PADDING",
+        help="Zeros around the image: SAME keeps its size at stride 1, VALID adds none; or pixels N (all "
+        "sides), H,W (rows and columns) or top,bottom,left,right.",
+    ),
+]
+DilationOption = Annotated[
+    Any,
+    typer.Option(
+        "--dilation", parser=parse_pair, metavar="DILATION", help="Step between filter taps: N or HxW."
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="Threads to use; by default as `depthwise info` shows."),
+]
+LayoutOption = Annotated[
+    Any,
+    typer.Option(
+        "--layout", parser=parse_layout, metavar="LAYOUT", help="NHWC or NCHW: where the channels are."
+    ),
+]

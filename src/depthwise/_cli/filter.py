@@ -1,0 +1,190 @@
+"""`depthwise filter`: one kernel over images and arrays in files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from depthwise._cli.arguments import (
+    DilationOption,
+    Layout,
+    LayoutOption,
+    PaddingOption,
+    Pads,
+    Pair,
+    StrideOption,
+    ThreadsOption,
+)
+from depthwise._cli.errors import CommandError, explained
+from depthwise._cli.kernels import Kernel, parse_kernel
+
+if TYPE_CHECKING:
+    from depthwise._cli.image import Image
+
+KernelOption = Annotated[
+    str, typer.Option("--kernel", "-k", metavar="KERNEL", help="A name with its arguments, or a .npy file.")
+]
+
+
+def filter_command(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", show_default=False)],
+    kernel: KernelOption,
+    stride: StrideOption = "1",
+    padding: PaddingOption = "SAME",
+    dilation: DilationOption = "1",
+    layout: LayoutOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Filter images and arrays: .npy .npz .png .jpg .tif.
+
+    The format of OUTPUT follows from its name. Several INPUTs go into the folder OUTPUT under their own
+    names. Outputs are written whole or not at all.
+
+    Every channel is filtered by itself; an alpha channel stays as it is. 8-bit integers are computed in
+    float32, wider ones in float64. Images are written back in the type they came in, rounded to the nearest
+    integer (ties to even) and saturated; arrays in the type they were computed in. So write .npy to keep
+    negative values, such as half of what a Sobel kernel gives.
+
+    **Kernels** with their parameters and defaults, given in this order or by name:
+
+    - box:size=3
+
+    - gaussian:sigma=1.0,radius=(4 sigma)
+
+    - sharpen:amount=1.0
+
+    - sobel-x:scale=1.0, sobel-y:scale=1.0
+
+    - laplacian:neighbours=4 (or 8)
+
+    - FILE.npy: \\[kh, kw] for every channel, or \\[kh, kw, C, M] for channel multiplier M
+
+    They are correlated, not flipped, as depthwise_conv2d does.
+
+    **Layout**: photographs and most TIFF files say where their channels are. Arrays do not, and are NHWC
+    ([H, W], [H, W, C] or [N, H, W, C]) unless told otherwise; TIFF stacks without names must be told.
+
+    **Examples**
+
+    ```
+    depthwise filter photo.png blurred.png --kernel gaussian:2
+    depthwise filter photo.jpg edges.npy -k sobel-x --padding VALID
+    depthwise filter scan.tif out.tif -k gaussian:sigma=2,radius=6 --stride 2
+    depthwise filter features.npy out.npy -k bank.npy --layout NCHW --dilation 2
+    depthwise filter photos/*.jpg sharpened/ -k sharpen:0.5
+    ```
+    """
+    with explained():
+        job = Job(parse_kernel(kernel), stride, padding, dilation, threads)
+    filter_files(inputs, output, job, layout)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done to every image: the kernel and `depthwise.conv2d`'s keywords but for the layout."""
+
+    kernel: Kernel
+    stride: Pair = 1
+    padding: Pads = "SAME"
+    dilation: Pair = 1
+    num_threads: int | None = None
+
+    def keywords(self) -> dict[str, Any]:
+        """The keyword arguments for `depthwise.conv2d`."""
+        names = ("stride", "padding", "dilation", "num_threads")
+        return {name: getattr(self, name) for name in names}
+
+
+def filter_image(image: Image, job: Job) -> Image:
+    """Filter every channel of an image; the result is floating, and of the same layout."""
+    import numpy as np
+
+    import depthwise
+    from depthwise._cli.image import compute_dtype
+
+    dtype = compute_dtype(image.pixels.dtype)
+    pixels = image.pixels.astype(dtype) if image.pixels.dtype.kind != "f" else image.pixels
+    with np.errstate(over="ignore"):  # a weight beyond a narrower type is infinite there
+        kernel = job.kernel.astype(dtype)
+    filtered = replace(image, pixels=depthwise.conv2d(pixels, kernel, layout=image.layout, **job.keywords()))
+    if image.alpha is not None and filtered.size != image.size:
+        raise ValueError(
+            f"an alpha channel of {image.size} cannot follow a change of size to {filtered.size}"
+        )
+    return filtered
+
+
+def filter_file(source: Path, target: Path, job: Job, layout: Layout | None = None) -> None:
+    """Filter every image in `source` and write the results to `target`, whole or not at all."""
+    from depthwise._cli.files import format_of, read_images, write_images
+    from depthwise._cli.image import to_integers
+
+    results: dict[str, Image] = {}
+    keeps_integers = format_of(target).keeps_integers
+    for name, image in read_images(source, layout).items():
+        with explained(str(source)):
+            result = filter_image(image, job)
+            if keeps_integers and image.pixels.dtype.kind in "iu":
+                result = replace(result, pixels=to_integers(result.pixels, image.pixels.dtype))
+            results[name] = result
+    write_images(target, results)
+
+
+def targets(inputs: list[Path], output: Path) -> dict[Path, Path]:
+    """Where the result of each input goes: `output` itself, or the same name in that folder.
+
+    Raises
+    ------
+    CommandError
+        If several inputs would go to one file, a result would replace an input, or a name has no known
+        ending.
+    """
+    from depthwise._cli.files import format_of
+
+    into_folder = len(inputs) > 1 or output.is_dir()
+    if into_folder and output.exists() and not output.is_dir():
+        raise CommandError(f"{output}: expected a folder for {len(inputs)} inputs, got a file")
+    plan = {source: output / source.name if into_folder else output for source in inputs}
+    if len({target.resolve() for target in plan.values()}) < len(inputs):
+        raise CommandError(f"{output}: several inputs have the same name")
+    originals = {source.resolve() for source in inputs}
+    for source, target in plan.items():
+        format_of(source), format_of(target)
+        if not source.is_file():
+            raise CommandError(f"cannot read {source}: no such file")
+        if target.resolve() in originals:
+            raise CommandError(f"{target}: the output would replace an input")
+    return plan
+
+
+def filter_files(inputs: list[Path], output: Path, job: Job, layout: Layout | None = None) -> None:
+    """Filter files one after the other; on a terminal, several get a progress bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    plan = targets(inputs, output)
+    if len(plan) > 1:
+        _make_folder(output)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = len(plan) == 1 or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=len(plan))
+        for source, target in plan.items():
+            progress.update(task, description=escape(source.name))
+            filter_file(source, target, job, layout)
+            progress.advance(task)
+        progress.update(task, description="filtered")
+        progress.live.transient = False  # only a failure takes the bar away: its line stands alone
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"cannot make the folder {path}: {error.strerror or error}") from error

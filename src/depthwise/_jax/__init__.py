@@ -1,0 +1,1 @@
+"""Depthwise convolutions as JAX primitives: their derivatives, their batching and their partitioning."""

@@ -1,0 +1,43 @@
+from collections.abc import Sequence
+from typing import Any
+
+from typing_extensions import CapsuleType
+
+
+class Plan:
+    """One problem, resolved to a kernel and its tasks; immutable."""
+
+    def __init__(self, op: int, dtype: int, layout: int, batch: int, channels: int, multiplier: int, h: Sequence[int], w: Sequence[int], activation: int = 0, has_bias: bool = False, border: int = 0, algorithm: str = 'auto', kernel: str | None = None, isa: str | None = None) -> None: ...
+
+    def run(self, a: object, b: object, bias: object | None = None, out: object | None = None, num_threads: int = 0) -> Any: ...
+
+    def describe(self, num_threads: int = 0) -> dict[str, Any]: ...
+
+def kernels() -> list[dict[str, Any]]:
+    """The registry's rows, in order of priority."""
+
+def isas() -> list[str]:
+    """ISAs that run on this machine, best first."""
+
+def compiled_isas() -> list[str]:
+    """ISAs compiled in, best first."""
+
+def set_num_threads(num_threads: int) -> None: ...
+
+def get_num_threads() -> int: ...
+
+def config() -> dict[str, Any]: ...
+
+def xla_handler() -> CapsuleType:
+    """The engine as a handler of XLA's foreign function interface."""
+
+def last_run() -> dict[str, Any]:
+    """Kernel, ISA and threads of the calling thread's last run."""
+
+def measure_fma_peak(isa: str | None = None, dtype: int = 2, threads: int = 1) -> float:
+    """Operations a second: two for each multiply-add."""
+
+def measure_copy_bandwidth(bytes: int, threads: int = 1) -> float:
+    """
+    Bytes a second, read plus written, of a copy that touches `bytes` in all.
+    """

@@ -1,0 +1,118 @@
+// The pool under load: every item once, many callers, nested calls, stops, forks. Run it under a thread
+// sanitizer too: results are written without atomics on purpose, so that a missing happens-before is a
+// report.
+#include "parallel.hpp"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "check.hpp"
+
+namespace {
+
+using depthwise::Loop;
+using depthwise::parallel_for;
+
+// Runs `count` items on `threads` threads, each of which writes its own slot, and checks every slot.
+void run_squares(std::int64_t count, int threads) {
+  std::vector<std::int64_t> squares(count, -1);
+  const auto square = [](void* context, std::int64_t i) {
+    (*static_cast<std::vector<std::int64_t>*>(context))[i] += i * i + 1;
+    return true;
+  };
+  CHECK(parallel_for({square, &squares, count}, threads));
+  for (std::int64_t i = 0; i < count; ++i) CHECK(squares[i] == i * i);
+}
+
+void every_item_runs_once() {
+  for (const int threads : {-1, 0, 1, 2, 3, 8, 1000})
+    for (const std::int64_t count : {0, 1, 2, 7, 64, 1000}) run_squares(count, threads);
+}
+
+void many_callers_at_once() {
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 16; ++caller)
+    callers.emplace_back([caller] {
+      for (int round = 0; round < 200; ++round)
+        run_squares(1 + (caller * 31 + round) % 97, 1 + (caller + round) % 5);
+    });
+  for (std::thread& caller : callers) caller.join();
+}
+
+void calls_may_nest() {
+  const auto inner = [](void*, std::int64_t i) {
+    run_squares(10 + i, 3);
+    return true;
+  };
+  for (int round = 0; round < 50; ++round) CHECK(parallel_for({inner, nullptr, 20}, 4));
+}
+
+void a_false_body_stops_the_loop() {
+  constexpr std::int64_t kCount = 1'000'000;
+  for (const int threads : {1, 4}) {
+    std::atomic<std::int64_t> runs{0};
+    const auto body = [](void* context, std::int64_t) {
+      return static_cast<std::atomic<std::int64_t>*>(context)->fetch_add(1) < 100;
+    };
+    CHECK(!parallel_for({body, &runs, kCount}, threads));
+    CHECK(runs.load() > 100 && runs.load() < kCount);
+  }
+}
+
+void a_false_poll_stops_the_loop() {
+  const auto nap = [](void*, std::int64_t) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return true;
+  };
+  const auto give_up = [](void* polls) { return ++*static_cast<int*>(polls) < 2; };
+  for (const int threads : {1, 4}) {
+    int polls = 0;  // plain: only the calling thread polls
+    CHECK(!parallel_for({nap, nullptr, 1'000'000, give_up, &polls}, threads));
+    CHECK(polls == 2);
+  }
+}
+
+#if !defined(__SANITIZE_THREAD__)  // the sanitizer's own runtime does not support threads after a fork
+void child_computes() {
+  const pid_t child = fork();
+  CHECK(child >= 0);
+  if (child == 0) {
+    run_squares(100, 4);
+    std::_Exit(0);
+  }
+  int status = -1;
+  CHECK(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+void children_compute_while_the_parent_does() {
+  std::atomic<bool> stop{false};
+  std::thread busy([&stop] {
+    while (!stop.load()) run_squares(50, 4);
+  });
+  for (int round = 0; round < 200; ++round) child_computes();
+  stop.store(true);
+  busy.join();
+}
+#endif
+
+}  // namespace
+
+int main() {
+  every_item_runs_once();
+  many_callers_at_once();
+  calls_may_nest();
+  a_false_body_stops_the_loop();
+  a_false_poll_stops_the_loop();
+#if !defined(__SANITIZE_THREAD__)
+  children_compute_while_the_parent_does();
+#endif
+  std::puts("parallel: passed");
+}

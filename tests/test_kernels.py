@@ -1,0 +1,196 @@
+"""Every row of the kernel registry, on every ISA that this machine has and in every dtype.
+
+The rows come from the registry itself, so a new kernel is tested without being listed here. Each must be what
+"auto" takes for some problem, and when forced onto a problem that it accepts give the generic row's bits.
+"""
+
+import itertools
+from functools import cache
+
+import numpy as np
+import pytest
+from helpers import DTYPES, assert_forward, random_array, same_bits, sum_bound
+
+from depthwise import _native, _spec, reference
+
+OPS = _spec.OPS
+GENERIC = "generic"
+
+
+def problems():
+    """Shapes that between them every kernel is made for: (x of NHWC, filter, keywords)."""
+    sizes = [(1, 1), (3, 5), (7, 7), (14, 13), (5, 40), (33, 29)]
+    channels = [1, 2, 3, 4, 5, 8, 13, 16, 17, 32, 67]
+    for (h, w), c, kernel in itertools.product(sizes, channels, (1, 3, 5, 7, 9)):
+        yield (1, h, w, c), (kernel, kernel, c, 1), {}
+    for (h, w), c, (stride, dilation) in itertools.product(
+        sizes, channels, [((2, 2), (1, 1)), ((3, 3), (1, 1)), ((1, 1), (2, 2)), ((2, 1), (1, 3))]
+    ):
+        yield (2, h, w, c), (3, 3, c, 1), {"stride": stride, "dilation": dilation}
+    for (h, w), c, m in itertools.product(sizes, (1, 3, 8, 17), (2, 3, 4, 8, 16)):
+        yield (1, h, w, c), (3, 3, c, m), {}
+    yield (1, 14, 14, 512), (3, 3, 512, 1), {}
+    yield (1, 7, 7, 1024), (3, 3, 1024, 1), {}
+    yield (1, 56, 56, 32), (31, 31, 32, 1), {}
+    yield (1, 40, 300, 3), (3, 3, 3, 1), {}
+    yield (8, 14, 14, 64), (7, 7, 64, 1), {}
+    yield (1, 1, 5, 1), (1, 3, 1, 1), {"dilation": (1, 2**20)}  # no row of taps fits into scratch
+
+
+@cache
+def specs(layout, dtype):
+    found = []
+    for x_shape, filter_shape, keywords in problems():
+        shape = x_shape if layout == "NHWC" else (x_shape[0], x_shape[3], *x_shape[1:3])
+        found.append(_spec.general_spec(shape, filter_shape, dtype, layout=layout, **keywords))
+    return found
+
+
+def rows():
+    """(op, name) of every row; the registry names operations as `_spec.OPS` does, or by their number."""
+    named = [(row["op"] if row["op"] in OPS else OPS[row["op"]], row["name"]) for row in _native.kernels()]
+    return sorted(set(named))
+
+
+def plan(spec, op, kernel=None, isa=None):
+    return _native.Plan(*spec.native_arguments(op), kernel, isa)
+
+
+@cache
+def accepted(op, name, isa, dtype):
+    """A few problems of each kind that the kernel takes, smallest first."""
+    found = []
+    for layout in _spec.LAYOUTS:
+        taken = []
+        for spec in specs(layout, dtype):
+            try:
+                plan(spec, op, name, isa)
+            except ValueError:
+                continue
+            taken.append(spec)
+        found += taken[:: max(1, len(taken) // 12)]
+    return found
+
+
+def operands(rng, spec, op):
+    shapes = {
+        "forward": ("input", "filter"),
+        "grad_input": ("output", "filter"),
+        "grad_filter": ("input", "output"),
+    }
+    return [random_array(rng, getattr(spec, f"{name}_shape"), spec.dtype) for name in shapes[op]]
+
+
+def assert_right(result, spec, op, a, b):
+    h, w = spec.height, spec.width
+    keywords = {
+        "stride": (h.stride, w.stride),
+        "dilation": (h.dilation, w.dilation),
+        "layout": spec.layout,
+    }
+    if op == "forward":
+        assert_forward(result, a, b, **keywords)
+        return
+    magnitudes = [np.abs(array.astype(np.float64)) for array in (a, b)]
+    if op == "grad_input":
+        calls = [
+            reference.conv2d_grad_input(spec.input_shape, f, g, **keywords)
+            for g, f in ((a, b), tuple(magnitudes))
+        ]
+        terms = h.kernel * w.kernel * spec.multiplier
+    else:
+        calls = [
+            reference.conv2d_grad_filter(x, spec.filter_shape, g, **keywords)
+            for x, g in ((a, b), tuple(magnitudes))
+        ]
+        terms = spec.batch * h.output * w.output
+    from helpers import assert_within
+
+    assert_within(result, calls[0], sum_bound(terms, calls[1], spec.dtype), spec.dtype)
+
+
+def test_the_registry_has_rows():
+    assert ("forward", GENERIC) in rows()
+    assert _native.isas()
+    assert set(_native.isas()) <= set(_native.compiled_isas())
+
+
+@pytest.mark.parametrize(("op", "name"), rows())
+def test_auto_reaches_every_row(rng, op, name):
+    """For some problem and dtype "auto" takes this row, says so, and runs it."""
+    for dtype, layout in itertools.product(DTYPES, _spec.LAYOUTS):
+        for spec in specs(layout, dtype):
+            chosen = plan(spec, op)
+            if chosen.describe(1)["kernel"] != name:
+                continue
+            a, b = operands(rng, spec, op)
+            result = chosen.run(a, b, None, None, 1)
+            ran = _native.last_run()
+            assert (ran["kernel"], ran["isa"], ran["threads"]) == (name, _native.isas()[0], 1)
+            assert_right(result, spec, op, a, b)
+            return
+    pytest.fail(f"no problem here makes 'auto' take {name} for {op}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize(("op", "name"), rows())
+def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype):
+    taken = accepted(op, name, isa, dtype)
+    if not taken:
+        pytest.skip(f"{name} takes no problem of {dtype} on {isa}")
+    for spec in taken:
+        a, b = operands(rng, spec, op)
+        result = plan(spec, op, name, isa).run(a, b, None, None, 1)
+        ran = _native.last_run()
+        assert (ran["kernel"], ran["isa"]) == (name, isa)
+        if op == "grad_filter":  # sums of many terms are split; the bound holds them
+            assert_right(result, spec, op, a, b)
+        else:
+            assert same_bits(result, plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("op", sorted({op for op, _ in rows()}))
+def test_generic_row_is_right_on_every_isa(rng, op, isa, dtype):
+    for layout in _spec.LAYOUTS:
+        for spec in specs(layout, dtype)[::40]:
+            a, b = operands(rng, spec, op)
+            assert_right(plan(spec, op, GENERIC, isa).run(a, b, None, None, 1), spec, op, a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", [None, "relu", "relu6", "silu", "hard_swish"])
+@pytest.mark.parametrize("name", [name for op, name in rows() if op == "forward"])
+def test_bias_and_activation_of_every_forward_row(rng, name, activation, dtype):
+    from dataclasses import replace
+
+    for spec in accepted("forward", name, None, dtype)[::6]:
+        with_activation = replace(spec, activation=activation)
+        x, filter = operands(rng, spec, "forward")
+        bias = random_array(rng, (spec.channels * spec.multiplier,), dtype)
+        arguments = with_activation.native_arguments("forward", has_bias=True)
+        result = _native.Plan(*arguments, name, None).run(x, filter, bias, None, 1)
+        generic = _native.Plan(*arguments, GENERIC, None).run(x, filter, bias, None, 1)
+        assert same_bits(result, generic), spec
+
+
+def test_unknown_rows_and_isas_are_refused():
+    spec = _spec.general_spec((1, 4, 4, 8), (3, 3, 8, 1), "float32")
+    with pytest.raises(ValueError, match="no such kernel"):
+        plan(spec, "forward", "no such kernel")
+    with pytest.raises(ValueError, match="no such isa"):
+        plan(spec, "forward", None, "no such isa")
+
+
+def test_native_plans_check_their_operands():
+    spec = _spec.general_spec((1, 4, 4, 8), (3, 3, 8, 1), "float32")
+    native = plan(spec, "forward")
+    x, filter = np.ones((1, 4, 4, 8), np.float32), np.ones((3, 3, 8, 1), np.float32)
+    for a, b in ((x[:, :3], filter), (x, filter[:2]), (x[0], filter), (x.astype("f8"), filter), (filter, x)):
+        with pytest.raises((TypeError, ValueError)):
+            native.run(a, b, None, None, 1)
+    for out in (np.ones((1, 4, 4, 7), np.float32), np.ones((1, 4, 4, 8))):
+        with pytest.raises((TypeError, ValueError)):
+            native.run(x, filter, None, out, 1)

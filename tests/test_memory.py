@@ -1,0 +1,145 @@
+"""Memory: scratch within its bound, no copy of contiguous operands, and data beyond 2^31 elements."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import DTYPES
+
+import depthwise
+
+MIB = 2**20
+# What malloc and the threads' stacks may touch in a call, besides its operands, its result and scratch.
+ALLOWANCE = 3 * MIB
+
+PEAK = """
+    import json
+    import numpy as np
+    import depthwise
+
+    def resident(field):
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith(field + ":")) * 1024
+
+    def reset_peak():
+        with open("/proc/self/clear_refs", "w") as clear:
+            clear.write("5")
+
+    def peak_of(call):
+        call()  # once before, so that threads and code are there
+        reset_peak()
+        before = resident("VmRSS")
+        call()
+        return resident("VmHWM") - before
+"""
+
+
+def peaks(code):
+    """The dictionary of extra bytes that the code, which follows PEAK, leaves in `found`."""
+    source = textwrap.dedent(PEAK) + "found = {}\n" + textwrap.dedent(code) + "print(json.dumps(found))\n"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def can_measure():
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return Path("/proc/self/status").exists()
+
+
+measured = pytest.mark.skipif(not can_measure(), reason="the kernel does not tell peak memory")
+
+
+@measured
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_a_large_image_needs_only_scratch(layout):
+    """4096 x 4096 x 8: the image has 512 MiB, scratch is at most 1 MiB a thread."""
+    found = peaks(
+        f"""
+        shape = (1, 4096, 4096, 8) if "{layout}" == "NHWC" else (1, 8, 4096, 4096)
+        x, w, out = np.ones(shape, np.float32), np.ones((3, 3, 8, 1), np.float32), np.empty(shape, np.float32)
+        for threads in (1, 2):
+            found[threads] = peak_of(
+                lambda: depthwise.conv2d(x, w, layout="{layout}", out=out, num_threads=threads)
+            )
+        assert out.reshape(-1)[10**7] == 9
+        """
+    )
+    for threads, extra in found.items():
+        assert extra <= int(threads) * MIB + ALLOWANCE, found
+
+
+@measured
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_contiguous_operands_are_not_copied(dtype):
+    """In both layouts and all operations; each operand has 16 MiB or more."""
+    found = peaks(
+        f"""
+        import ml_dtypes
+        dtype = ml_dtypes.bfloat16 if "{dtype}" == "bfloat16" else "{dtype}"
+        for layout, shape in (("NHWC", (1, 512, 512, 64)), ("NCHW", (1, 64, 512, 512))):
+            x, w, out = np.ones(shape, dtype), np.ones((3, 3, 64, 1), dtype), np.empty(shape, dtype)
+            x.flags.writeable = False
+            keywords = dict(layout=layout, num_threads=1)
+            calls = {{
+                "forward": lambda: depthwise.conv2d(x, w, out=out, **keywords),
+                "grad_input": lambda: depthwise.conv2d_grad_input(shape, w, x, out=out, **keywords),
+                "grad_filter": lambda: depthwise.conv2d_grad_filter(x, w.shape, x, **keywords),
+            }}
+            for name in sorted({{row["op"] for row in depthwise._native.kernels()}}):
+                found[f"{{layout}} {{name}}"] = peak_of(calls[name])
+        """
+    )
+    for name, extra in found.items():
+        assert extra <= MIB + ALLOWANCE, (name, extra)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+def test_plans_keep_the_bound_on_scratch(dtype, layout, op):
+    for size, channels, kernel, multiplier, stride, dilation in (
+        (7, 1024, 7, 1, 1, 1),
+        (14, 512, 3, 1, 2, 1),
+        (33, 960, 3, 1, 1, 2),
+        (56, 128, 31, 1, 1, 1),
+        (512, 3, 65, 1, 1, 1),
+        (2048, 2000, 5, 1, 1, 1),
+        (10**6, 1, 9, 1, 1, 1),
+        (28, 128, 3, 16, 1, 4),
+    ):
+        shape = (1, size, size, channels) if layout == "NHWC" else (1, channels, size, size)
+        plan = depthwise.plan(
+            shape,
+            (kernel, kernel, channels, multiplier),
+            op=op,
+            x_dtype=dtype,
+            layout=layout,
+            stride=stride,
+            dilation=dilation,
+        )
+        assert 0 <= plan.scratch_bytes <= MIB, plan
+
+
+@pytest.mark.skipif(
+    os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") < 20 * 2**30, reason="needs 20 GiB of memory"
+)
+@pytest.mark.skipif(not os.environ.get("DEPTHWISE_TEST_HUGE"), reason="DEPTHWISE_TEST_HUGE is not set")
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_more_than_2_to_31_elements(layout):
+    shape = (1, 2, 2**15, 2**15 + 8) if layout == "NCHW" else (1, 2**15, 2**15 + 8, 2)
+    x = np.ones(shape, np.float16)
+    assert x.size > 2**31
+    y = depthwise.conv2d(x, np.ones((3, 3, 2, 1), np.float16), layout=layout)
+    last = y[0, -1, -8:] if layout == "NCHW" else y[0, -8:, :, -1]
+    assert last[1, 5] == 9
+    assert last[-1, -1] == 4
+    assert int((y == 9).sum()) == 2 * (2**15 - 2) * (2**15 + 6)
