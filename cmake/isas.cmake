@@ -1,11 +1,15 @@
 # depthwise_isa(name FLAGS <compiler flags> FEATURES <names of __builtin_cpu_supports that the machine must have>)
 #
 # Compiles the kernels once more, as the object library depthwise_kernels_<name>, and adds the row to isas.def.
+set(DEPTHWISE_ISAS "" CACHE STRING "Instruction sets to compile, e.g. avx2;sse2, for quick builds; all when empty")
 set(DEPTHWISE_ISA_LIBRARIES)
 set(DEPTHWISE_ISA_ROWS "")
 
 function(depthwise_isa name)
   cmake_parse_arguments(ISA "" "" "FLAGS;FEATURES" ${ARGN})
+  if(DEPTHWISE_ISAS AND NOT name IN_LIST DEPTHWISE_ISAS)
+    return()
+  endif()
   set(library depthwise_kernels_${name})
   add_library(${library} OBJECT src/core/kernels/isa.cpp)
   target_compile_definitions(${library} PRIVATE DEPTHWISE_ISA=${name})
