@@ -1,0 +1,217 @@
+#include "problems.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "check.hpp"
+
+namespace depthwise::testing {
+namespace {
+
+Axis draw_axis(Choices& choices) {
+  for (;;) {
+    Axis a{.in = choices.draw(0, 24),
+           .kernel = choices.draw(1, 7),
+           .stride = choices.draw(1, 3),
+           .dilation = choices.draw(1, 3)};
+    const index_t reach = (a.kernel - 1) * a.dilation + 1;
+    a.pad = choices.draw(0, reach);
+    const index_t room = a.pad + a.in + choices.draw(0, reach) - reach;
+    if (room < 0) {
+      if (a.in > 0) continue;
+      a.kernel = a.pad = 0;  // where choices have run out
+      return a;
+    }
+    a.out = room / a.stride + 1;
+    return a;
+  }
+}
+
+// Calls product(input, filter, output) with the indices of the three arrays' elements for every product of
+// the sum.
+template <class Product>
+void for_each_product(const Spec& s, const Product& product) {
+  const Image in = input_image(s), out = output_image(s);
+  for (index_t b = 0; b < s.batch; ++b)
+    for (index_t i = 0; i < s.h.out; ++i)
+      for (index_t j = 0; j < s.w.out; ++j)
+        for (index_t u = 0; u < s.h.kernel; ++u)
+          for (index_t v = 0; v < s.w.kernel; ++v) {
+            const index_t row = s.h.stride * i + s.h.dilation * u - s.h.pad;
+            const index_t column = s.w.stride * j + s.w.dilation * v - s.w.pad;
+            if (row < 0 || row >= s.h.in || column < 0 || column >= s.w.in) continue;
+            for (index_t o = 0; o < s.out_channels(); ++o)
+              product(b * in.batch_step + row * in.row_step + column * in.column_step +
+                          o / s.multiplier * in.channel_step,
+                      (u * s.w.kernel + v) * s.out_channels() + o,
+                      b * out.batch_step + i * out.row_step + j * out.column_step + o * out.channel_step);
+          }
+}
+
+std::vector<double> decode_all(const Bytes& data, DType dtype) {
+  std::vector<double> values(data.size() / dtype_bytes(dtype));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = decode(data.data(), dtype, static_cast<index_t>(i));
+  return values;
+}
+
+double activated(Activation activation, double x) {
+  const double gate = std::clamp(x + 3, 0.0, 6.0);
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::relu: return std::max(x, 0.0);
+    case Activation::relu6: return std::clamp(x, 0.0, 6.0);
+    case Activation::silu: return x / (1 + std::exp(-x));
+    case Activation::hard_swish: return x * gate / 6;
+  }
+  std::abort();
+}
+
+void finish(const Problem& p, Sums& sums) {
+  const Spec& s = p.spec;
+  const std::vector<double> bias = decode_all(p.bias, s.dtype);
+  const index_t channels = s.out_channels(), plane = s.h.out * s.w.out;
+  for (std::size_t i = 0; i < sums.values.size(); ++i) {
+    const index_t at = static_cast<index_t>(i);
+    if (s.has_bias) {
+      const double b = bias[s.layout == Layout::nhwc ? at % channels : at / plane % channels];
+      sums.values[i] += b;
+      sums.magnitudes[i] += std::abs(b);
+    }
+    sums.values[i] = activated(s.activation, sums.values[i]);
+  }
+}
+
+Sums define(const Problem& p) {
+  const Spec& s = p.spec;
+  Sums sums{std::vector<double>(result_elements(s)), std::vector<double>(result_elements(s))};
+  const std::vector<double> a = decode_all(p.a, s.dtype), b = decode_all(p.b, s.dtype);
+  const auto add = [&](index_t result, index_t left, index_t right) {
+    const double product = a[left] * b[right];
+    sums.values[result] += product;
+    sums.magnitudes[result] += std::abs(product);
+  };
+  for_each_product(s, [&](index_t input, index_t filter, index_t output) {
+    if (s.op == Op::forward) add(output, input, filter);
+    if (s.op == Op::grad_input) add(input, output, filter);
+    if (s.op == Op::grad_filter) add(filter, input, output);
+  });
+  if (s.op == Op::forward) finish(p, sums);
+  return sums;
+}
+
+[[noreturn]] void report(const Plan& plan, int threads, index_t element, double got, double expected) {
+  const Spec& s = plan.spec;
+  std::printf(
+      "%s on %s, %d threads: op %d dtype %d layout %d activation %d bias %d batch %lld channels %lld "
+      "multiplier %lld\n",
+      kernel_info(plan.kernel).name, plan.isa->name, threads, static_cast<int>(s.op),
+      static_cast<int>(s.dtype), static_cast<int>(s.layout), static_cast<int>(s.activation), s.has_bias,
+      static_cast<long long>(s.batch), static_cast<long long>(s.channels),
+      static_cast<long long>(s.multiplier));
+  for (const Axis& a : {s.h, s.w})
+    std::printf("  in %lld out %lld kernel %lld stride %lld dilation %lld pad %lld\n",
+                static_cast<long long>(a.in), static_cast<long long>(a.out), static_cast<long long>(a.kernel),
+                static_cast<long long>(a.stride), static_cast<long long>(a.dilation),
+                static_cast<long long>(a.pad));
+  std::printf("  element %lld: got %.17g, expected %.17g\n", static_cast<long long>(element), got, expected);
+  std::fflush(stdout);
+  std::abort();
+}
+
+// Against the sums in double: the roundings of one sum in the compute type, magnified by the activation's
+// slope, those of the activation, and of one store.
+void check_values(const Plan& plan, int threads, const Problem& p, const Bytes& result) {
+  constexpr double kStored[kDTypes] = {0x1p-11, 0x1p-8, 0x1p-24, 0x1p-53};
+  constexpr double kSummed[kDTypes] = {0x1p-24, 0x1p-24, 0x1p-24, 0x1p-53};
+  constexpr double kSlope[] = {1, 1, 1, 1.1, 1.5}, kActivated[] = {0, 0, 0, 8, 4};
+  const Spec& s = p.spec;
+  const int dtype = static_cast<int>(s.dtype), activation = static_cast<int>(s.activation);
+  const index_t terms = s.op == Op::grad_filter ? s.batch * s.h.out * s.w.out
+                                                : s.h.kernel * s.w.kernel * s.multiplier + s.has_bias;
+  for (std::size_t i = 0; i < p.sums.values.size(); ++i) {
+    const double exact = p.sums.values[i], got = decode(result.data(), s.dtype, static_cast<index_t>(i));
+    const double summed =
+        kSlope[activation] * 2 * static_cast<double>(terms) * kSummed[dtype] * p.sums.magnitudes[i] +
+        kActivated[activation] * kSummed[dtype] * std::abs(exact);
+    const double smallest =
+        s.dtype == DType::f16 ? 0x1p-24 : 0x1p-126;  // where rounding is no longer relative
+    const double bound = summed + 1.01 * kStored[dtype] * (std::abs(exact) + summed) + smallest;
+    if (!(std::abs(got - exact) <= bound)) report(plan, threads, static_cast<index_t>(i), got, exact);
+  }
+}
+
+// Same bits, whatever the kernel, its tiles and the threads; a NaN is a NaN.
+void check_bits(const Plan& plan, int threads, const Bytes& result, const Bytes& expected) {
+  const DType dtype = plan.spec.dtype;
+  const index_t size = dtype_bytes(dtype);
+  for (auto at = result.begin();;) {
+    const auto [a, b] = std::mismatch(at, result.end(), expected.begin() + (at - result.begin()));
+    if (a == result.end()) return;
+    const index_t element = (a - result.begin()) / size;
+    const double got = decode(result.data(), dtype, element),
+                 wanted = decode(expected.data(), dtype, element);
+    if (!std::isnan(got) || !std::isnan(wanted)) report(plan, threads, element, got, wanted);
+    at = result.begin() + (element + 1) * size;
+  }
+}
+
+}  // namespace
+
+index_t result_elements(const Spec& s) {
+  const index_t counts[kOps] = {s.output_elements(), s.input_elements(), s.filter_elements()};
+  return counts[static_cast<int>(s.op)];
+}
+
+Spec draw_spec(Choices& choices) {
+  constexpr index_t kChannels[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 67, 0};
+  Spec s;
+  s.op = static_cast<Op>(choices.draw(0, kOps - 1));
+  s.dtype = static_cast<DType>(choices.draw(0, kDTypes - 1));
+  s.layout = static_cast<Layout>(choices.draw(0, 1));
+  s.batch = choices.draw(1, 2);
+  s.channels = kChannels[choices.draw(0, std::size(kChannels) - 1)];
+  s.multiplier = choices.draw(0, 1) ? 1 : choices.draw(0, 9);
+  s.h = draw_axis(choices);
+  s.w = draw_axis(choices);
+  if (s.op == Op::forward && choices.draw(0, 3) == 3) {
+    s.has_bias = choices.draw(0, 1);
+    s.activation = static_cast<Activation>(choices.draw(0, 4));
+  }
+  return s;
+}
+
+Problem make_problem(const Spec& s, std::uint64_t seed, bool special) {
+  const index_t first = s.op == Op::grad_input ? s.output_elements() : s.input_elements();
+  const index_t second = s.op == Op::grad_filter ? s.output_elements() : s.filter_elements();
+  Values values(seed);
+  Problem p{s,
+            draw_values(values, s.dtype, first, special),
+            draw_values(values, s.dtype, second, special),
+            draw_values(values, s.dtype, s.has_bias ? s.out_channels() : 0, special),
+            special,
+            {}};
+  if (!special) p.sums = define(p);
+  return p;
+}
+
+std::optional<Plan> forced_plan(const Spec& spec, const KernelInfo& kernel, const Isa& isa) {
+  try {
+    return make_plan(spec, kernel.name, isa.name);
+  } catch (const std::invalid_argument&) {
+    return std::nullopt;
+  }
+}
+
+Bytes run_checked(const Plan& plan, const Problem& p, int threads, const Bytes& expected) {
+  Bytes result(result_elements(p.spec) * dtype_bytes(p.spec.dtype), 0xff);
+  const void* const bias = p.spec.has_bias ? p.bias.data() : nullptr;
+  CHECK(execute(plan, {p.a.data(), p.b.data(), bias, result.data()}, threads));
+  if (!p.special) check_values(plan, threads, p, result);
+  if (!expected.empty()) check_bits(plan, threads, result, expected);
+  return result;
+}
+
+}  // namespace depthwise::testing
