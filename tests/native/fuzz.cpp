@@ -17,7 +17,7 @@ using namespace depthwise;
 using namespace depthwise::testing;
 
 // How much work one input may be, so that a fuzzer tries many.
-constexpr index_t kMostProducts = 20'000, kMostElements = 1 << 20;
+constexpr index_t kMostProducts = 8'000, kMostElements = 1 << 20;
 
 std::int64_t g_runs = 0;
 
