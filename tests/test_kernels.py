@@ -5,12 +5,14 @@ The rows come from the registry itself, so a new kernel is tested without being 
 """
 
 import itertools
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from helpers import DTYPES, assert_forward, random_array, same_bits, sum_bound
 
+import depthwise
 from depthwise import _native, _spec, reference
 
 OPS = _spec.OPS
@@ -164,8 +166,6 @@ def test_generic_row_is_right_on_every_isa(rng, op, isa, dtype):
 @pytest.mark.parametrize("activation", [None, "relu", "relu6", "silu", "hard_swish"])
 @pytest.mark.parametrize("name", [name for op, name in rows() if op == "forward"])
 def test_bias_and_activation_of_every_forward_row(rng, name, activation, dtype):
-    from dataclasses import replace
-
     for spec in accepted("forward", name, None, dtype)[::6]:
         with_activation = replace(spec, activation=activation)
         x, filter = operands(rng, spec, "forward")
@@ -174,6 +174,32 @@ def test_bias_and_activation_of_every_forward_row(rng, name, activation, dtype):
         result = _native.Plan(*arguments, name, None).run(x, filter, bias, None, 1)
         generic = _native.Plan(*arguments, GENERIC, None).run(x, filter, bias, None, 1)
         assert same_bits(result, generic), spec
+
+
+def test_an_algorithm_takes_only_its_own_rows():
+    algorithms = {(row["op"], row["name"]): row["algorithm"] for row in _native.kernels()}
+    assert set(algorithms.values()) <= set(_spec.ALGORITHMS) - {"auto"}
+    for op, spec in itertools.product(OPS, specs("NHWC", "float32")[::50]):
+        for algorithm in sorted(set(algorithms.values())):
+            try:
+                described = plan(replace(spec, algorithm=algorithm), op).describe(1)
+            except ValueError as error:
+                assert str(error).startswith(f'algorithm "{algorithm}" does not compute')
+                continue
+            assert described["algorithm"] == algorithms[op, described["kernel"]] == algorithm
+
+
+def test_empty_problems_need_no_algorithm():
+    for algorithm in _spec.ALGORITHMS:
+        spec = _spec.general_spec((0, 4, 4, 8), (3, 3, 8, 1), "float32", algorithm=algorithm)
+        assert plan(spec, "forward").describe(1)["kernel"] == GENERIC
+
+
+def test_an_algorithm_without_a_kernel_is_refused():
+    with pytest.raises(ValueError, match='algorithm "separable" does not compute this problem'):
+        depthwise.conv2d_grad_filter(
+            np.ones((1, 4, 4, 8)), (3, 3, 8, 1), np.ones((1, 4, 4, 8)), algorithm="separable"
+        )
 
 
 def test_unknown_rows_and_isas_are_refused():

@@ -82,7 +82,7 @@ class PyPlan {
     const Tile& t = plan_.rule.tile;
     nb::dict d;
     d["kernel"] = kernel_info(plan_.kernel).name;
-    d["algorithm"] = "direct";
+    d["algorithm"] = algorithm_name(kernel_info(plan_.kernel).algorithm);
     d["isa"] = plan_.isa->name;
     d["tile"] = std::to_string(t.rows) + " rows x " + std::to_string(t.columns) + " columns x " +
                 std::to_string(t.units) + " units";
@@ -117,6 +117,7 @@ nb::typed<nb::list, Record> kernels() {
     const KernelInfo& info = kernel_info(static_cast<KernelId>(i));
     nb::dict row;
     row["op"] = ops[static_cast<int>(info.op)];
+    row["algorithm"] = algorithm_name(info.algorithm);
     row["name"] = info.name;
     rows.append(row);
   }

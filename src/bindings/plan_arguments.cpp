@@ -9,17 +9,22 @@ Shape image_shape(const Spec& s, index_t h, index_t w, index_t c) {
   return s.layout == Layout::nhwc ? Shape{s.batch, h, w, c} : Shape{s.batch, c, h, w};
 }
 
+Algorithm to_algorithm(std::string_view name) {
+  for (int i = 0; i < kAlgorithms; ++i)
+    if (name == kAlgorithmNames[i]) return static_cast<Algorithm>(i);
+  throw std::invalid_argument("algorithm: there is none named '" + std::string(name) + "'");
+}
+
 }  // namespace
 
 Spec to_spec(const PlanArguments& a) {
   if (a.border != 0) throw std::invalid_argument("border: only \"constant\" is implemented");
-  if (a.algorithm != "auto" && a.algorithm != "direct")
-    throw std::invalid_argument("algorithm: only \"auto\" and \"direct\" are implemented");
   Spec s;
   s.op = to_enum<Op>(a.op, kOps, "op");
   s.dtype = to_enum<DType>(a.dtype, kDTypes, "dtype");
   s.layout = to_enum<Layout>(a.layout, 2, "layout");
   s.activation = to_enum<Activation>(a.activation, 5, "activation");
+  s.algorithm = to_algorithm(a.algorithm);
   s.has_bias = a.has_bias;
   s.batch = a.batch, s.channels = a.channels, s.multiplier = a.multiplier;
   s.h = to_axis(a.h), s.w = to_axis(a.w);

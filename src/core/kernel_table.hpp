@@ -6,7 +6,7 @@
 namespace depthwise {
 
 enum class KernelId : int {
-#define DEPTHWISE_KERNEL(op, name, type) op##_##name,
+#define DEPTHWISE_KERNEL(op, algorithm, name, type) op##_##name,
 #include "kernels/kernels.def"
 #undef DEPTHWISE_KERNEL
   count

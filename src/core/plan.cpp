@@ -1,14 +1,16 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 #include <stdexcept>
+#include <vector>
 
 namespace depthwise {
 namespace {
 
 constexpr KernelInfo kInfos[kKernels] = {
-#define DEPTHWISE_KERNEL(op, name, type) {Op::op, #name},
+#define DEPTHWISE_KERNEL(op, algorithm, name, type) {Op::op, Algorithm::algorithm, #name},
 #include "kernels/kernels.def"
 #undef DEPTHWISE_KERNEL
 };
@@ -51,15 +53,10 @@ void check(const Spec& s) {
   check_product({s.h.kernel, s.w.kernel, s.channels, s.multiplier});
 }
 
-bool row_matches(KernelId id, const Spec& spec, const std::string& kernel) {
-  const KernelInfo& info = kernel_info(id);
-  return info.op == spec.op && (kernel.empty() || kernel == info.name);
-}
-
-// Nothing to read or nothing to sum: the generic kernel writes what zeros give.
+// Nothing to read or nothing to sum: the generic kernel writes what zeros give, whatever the algorithm.
 bool degenerate(const Spec& s) {
   for (const index_t size :
-       {s.h.in, s.w.in, s.h.out, s.w.out, s.h.kernel, s.w.kernel, s.channels, s.multiplier})
+       {s.batch, s.h.in, s.w.in, s.h.out, s.w.out, s.h.kernel, s.w.kernel, s.channels, s.multiplier})
     if (size == 0) return true;
   return false;
 }
@@ -80,7 +77,39 @@ void cut(Plan& plan) {
   plan.column_blocks = ceil_div(class_size(s, s.w, r.columns), r.tile.columns);
 }
 
+// The registry's rows that may be taken, in order: of the operation, and of the kernel or the algorithm asked
+// for.
+std::vector<KernelId> candidates(const Spec& spec, const std::string& kernel) {
+  std::vector<KernelId> rows;
+  const bool empty = degenerate(spec), any = empty || spec.algorithm == Algorithm::automatic;
+  for (int i = 0; i < kKernels; ++i) {
+    const KernelInfo& info = kInfos[i];
+    if (info.op != spec.op || (!kernel.empty() && kernel != info.name)) continue;
+    if (empty && info.name != std::string("generic")) continue;
+    if (any || spec.algorithm == info.algorithm) rows.push_back(static_cast<KernelId>(i));
+  }
+  return rows;
+}
+
+bool known(Op op, const std::string& kernel) {
+  return std::any_of(std::begin(kInfos), std::end(kInfos),
+                     [&](const KernelInfo& info) { return info.op == op && info.name == kernel; });
+}
+
+[[noreturn]] void refuse(const Spec& spec, const std::string& kernel, const std::string& refusal) {
+  const std::string reason = refusal.empty() ? "" : ": " + refusal;
+  if (kernel.empty())
+    throw std::invalid_argument("algorithm \"" + std::string(algorithm_name(spec.algorithm)) +
+                                "\" does not compute this problem" +
+                                (refusal.empty() ? ": it has no kernel for the operation" : reason));
+  throw std::invalid_argument(known(spec.op, kernel)
+                                  ? "kernel " + kernel + " does not apply to this problem" + reason
+                                  : "no kernel named '" + kernel + "' for this operation");
+}
+
 }  // namespace
+
+const char* algorithm_name(Algorithm algorithm) { return kAlgorithmNames[static_cast<int>(algorithm)]; }
 
 const KernelInfo& kernel_info(KernelId kernel) { return kInfos[static_cast<int>(kernel)]; }
 
@@ -91,20 +120,18 @@ Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
   Plan plan;
   plan.spec = spec;
   plan.isa = &choose_isa(isa);
-  bool known = false;
-  for (int i = 0; i < kKernels; ++i) {
-    const KernelId id = static_cast<KernelId>(i);
-    if (!row_matches(id, spec, kernel)) continue;
-    known = true;
-    if (degenerate(spec) && kernel_info(id).name != std::string("generic")) continue;
-    plan.rule = kernel_rule(id, spec, plan.isa->kernels->vector_bytes);
-    if (!plan.rule.applies || (kernel.empty() && !plan.rule.preferred)) continue;
-    plan.kernel = id;
-    cut(plan);
-    return plan;
+  const std::vector<KernelId> rows = candidates(spec, kernel);
+  for (const bool forced : {false, true}) {
+    if (forced && kernel.empty() && spec.algorithm == Algorithm::automatic) break;
+    for (const KernelId id : rows) {
+      plan.rule = kernel_rule(id, spec, plan.isa->kernels->vector_bytes);
+      if (!plan.rule.applies || !(plan.rule.preferred || forced)) continue;
+      plan.kernel = id;
+      cut(plan);
+      return plan;
+    }
   }
-  throw std::invalid_argument(known ? "kernel " + kernel + " does not apply to this problem"
-                                    : "no kernel named '" + kernel + "' for this operation");
+  refuse(spec, kernel, plan.rule.refusal);
 }
 
 // Units run fastest; `sums` holds an offset until the caller adds where the partial sums lie.

@@ -22,17 +22,21 @@ struct Rule {
   index_t scratch_bytes = 0;
   // Filter gradient: blocks of positions, tasks that share a unit's, and bytes of a unit's sums.
   index_t blocks = 0, parts = 1, sums_bytes = 0;
-  const char* reason = "";
+  const char* reason = "";   // why it should
+  const char* refusal = "";  // why it does not apply
 };
 
 // In rules.cpp, one case for each row of the registry.
 Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes);
 
+// Of a row of the registry. A caller asks for an algorithm by its name.
 struct KernelInfo {
   Op op;
+  Algorithm algorithm;
   const char* name;
 };
 const KernelInfo& kernel_info(KernelId kernel);
+const char* algorithm_name(Algorithm algorithm);
 
 struct Plan {
   Spec spec;
@@ -56,7 +60,8 @@ struct Plan {
 };
 
 // `kernel` and `isa` force a choice when not empty. Throws std::invalid_argument when the problem is
-// malformed, the kernel unknown or not applicable, or the ISA unusable.
+// malformed, the kernel unknown or not applicable, no kernel of the algorithm applicable, or the ISA
+// unusable.
 Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa);
 
 }  // namespace depthwise

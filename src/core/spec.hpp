@@ -12,9 +12,12 @@ enum class Op : std::uint8_t { forward, grad_input, grad_filter };
 enum class DType : std::uint8_t { f16, bf16, f32, f64 };
 enum class Layout : std::uint8_t { nhwc, nchw };
 enum class Activation : std::uint8_t { none, relu, relu6, silu, hard_swish };
+enum class Algorithm : std::uint8_t { automatic, direct, fft, separable };
 
 inline constexpr int kOps = 3;
 inline constexpr int kDTypes = 4;
+inline constexpr int kAlgorithms = 4;
+inline constexpr const char* kAlgorithmNames[kAlgorithms] = {"auto", "direct", "fft", "separable"};
 
 // One spatial axis. `in` and `out` are the forward operation's sizes, whatever the op.
 struct Axis {
@@ -26,6 +29,7 @@ struct Spec {
   DType dtype = DType::f32;
   Layout layout = Layout::nhwc;
   Activation activation = Activation::none;
+  Algorithm algorithm = Algorithm::automatic;  // that the caller asks for
   bool has_bias = false;
   index_t batch = 0, channels = 0, multiplier = 0;
   Axis h, w;

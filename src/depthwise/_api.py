@@ -248,8 +248,8 @@ def conv2d(
     activation : None, "relu", "relu6", "silu" or "hard_swish"
     dtype : dtype, optional
         Of the result; the dtype of `x`.
-    algorithm : "auto" or "direct"
-        "auto" takes the fastest that keeps the accuracy of direct summation.
+    algorithm : "auto", "direct", "fft" or "separable"
+        "auto" takes the fastest. The others force one, which is a ValueError where it does not apply.
     out : array, optional
         Where to write the result: of its shape and dtype, writeable, and apart from the operands.
     num_threads : int, optional

@@ -20,7 +20,7 @@ LAYOUTS = ("NHWC", "NCHW")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 BORDERS = ("constant", "reflect", "symmetric", "edge", "wrap")
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hard_swish")
-ALGORITHMS = ("auto", "direct")
+ALGORITHMS = ("auto", "direct", "fft", "separable")
 ENGINE_BORDERS = ("constant",)
 OPS = ("forward", "grad_input", "grad_filter")
 

@@ -15,12 +15,12 @@ void run_kernel(const Task& task) {
 }
 
 #define DEPTHWISE_STRIP(...) __VA_ARGS__
-#define DEPTHWISE_KERNEL(op, name, type)      \
-  struct op##_##name {                        \
-    template <class S>                        \
-    static void run(const Task& task) {       \
-      run_kernel<DEPTHWISE_STRIP type>(task); \
-    }                                         \
+#define DEPTHWISE_KERNEL(op, algorithm, name, type) \
+  struct op##_##name {                              \
+    template <class S>                              \
+    static void run(const Task& task) {             \
+      run_kernel<DEPTHWISE_STRIP type>(task);       \
+    }                                               \
   };
 #include "kernels.def"
 #undef DEPTHWISE_KERNEL
@@ -33,7 +33,7 @@ void run_kernel(const Task& task) {
 extern const depthwise::KernelTable DEPTHWISE_CAT(depthwise_kernels_, DEPTHWISE_ISA);
 const depthwise::KernelTable DEPTHWISE_CAT(depthwise_kernels_, DEPTHWISE_ISA) = {
     {
-#define DEPTHWISE_KERNEL(op, name, type)                                               \
+#define DEPTHWISE_KERNEL(op, algorithm, name, type)                                    \
   {op##_##name::run<simd::f16>, op##_##name::run<simd::bf16>, op##_##name::run<float>, \
    op##_##name::run<double>},
 #include "kernels.def"
