@@ -29,3 +29,14 @@ def pytest_report_header():
 def rng():
     """Random numbers that are the same in every run of a test; the report's header names the seed."""
     return np.random.default_rng(SEED)
+
+
+@pytest.fixture(scope="module")
+def jax_with_float64():
+    """JAX with its 64-bit types for the tests of one module; what runs after them has JAX's defaults."""
+    import jax
+
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)

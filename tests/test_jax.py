@@ -20,8 +20,7 @@ from test_properties import cases  # noqa: E402
 import depthwise  # noqa: E402
 import depthwise.jax  # noqa: E402
 
-jax.config.update("jax_enable_x64", True)
-
+pytestmark = pytest.mark.usefixtures("jax_with_float64")
 HERE = Path(__file__).resolve().parent
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hard_swish")
 # Each example compiles a program.

@@ -16,10 +16,7 @@ from depthwise._dispatch import ADAPTERS  # noqa: E402
 BACKEND = keras.backend.backend()
 if BACKEND not in ADAPTERS:
     pytest.skip(f"this version has no adapter for {BACKEND}", allow_module_level=True)
-if BACKEND == "jax":
-    import jax
-
-    jax.config.update("jax_enable_x64", True)
+pytestmark = [pytest.mark.usefixtures("jax_with_float64")] if BACKEND == "jax" else []
 FORMATS = ["channels_last"] if BACKEND == "tensorflow" else ["channels_last", "channels_first"]
 
 

@@ -43,6 +43,21 @@ def bits(t):
     return arrays.to_numpy(t.detach().contiguous())
 
 
+def in_stored_layout(x, *images, keywords):
+    """Arrays of images, and the keywords that say so, in the layout in which the tensor `x` lies in memory.
+
+    That is NHWC if the channels of a pixel lie side by side and pixels at least that far apart, else NCHW.
+    """
+    declared = keywords["layout"]
+    channels, columns = (-1, -2) if declared == "NHWC" else (-3, -1)
+    side_by_side = x.stride(channels) == 1 and x.stride(columns) >= x.shape[channels]
+    stored = "NHWC" if side_by_side else "NCHW"
+    if stored != declared:
+        move = (-1, -3) if declared == "NHWC" else (-3, -1)
+        images = [np.moveaxis(image, *move) for image in images]
+    return *images, {**keywords, "layout": stored}
+
+
 def assert_same_bits(t, array):
     assert isinstance(t, torch.Tensor)
     got = bits(t)
@@ -85,7 +100,8 @@ def test_gradients_give_the_bits_of_numpy(case):
     x, filter = case.arrays(case.x_shape, case.filter_shape)
     grad = np.random.default_rng(case.seed).standard_normal(case.spec.output_shape).astype(filter.dtype)
     of_x = depthwise.conv2d_grad_input(x.shape, filter, grad, **case.keywords)
-    of_filter = depthwise.conv2d_grad_filter(x, filter.shape, grad, **case.keywords)
+    *images, keywords = in_stored_layout(tensor(x), x, grad, keywords=case.keywords)
+    of_filter = depthwise.conv2d_grad_filter(images[0], filter.shape, images[1], **keywords)
     assert_same_bits(
         depthwise.conv2d_grad_input(x.shape, tensor(filter), tensor(grad), **case.keywords), of_x
     )
@@ -98,6 +114,27 @@ def test_gradients_give_the_bits_of_numpy(case):
         torch.autograd.grad(y, leaves, tensor(grad)), (of_x, of_filter), strict=True
     ):
         assert_same_bits(derived, expected)
+
+
+@pytest.mark.parametrize("declared", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("stored", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("channels", [1, 5])  # a tensor of one channel is contiguous in both layouts
+def test_filter_gradient_has_the_bits_of_the_layout_in_memory(rng, declared, stored, channels):
+    filter = np.ones((3, 3, channels, 2), np.float32)
+    nhwc = [rng.standard_normal((2, 20, 33, n)).astype(np.float32) for n in (channels, 2 * channels)]
+    images = {"NHWC": nhwc, "NCHW": [np.ascontiguousarray(np.moveaxis(image, -1, 1)) for image in nhwc]}
+    results = {
+        layout: depthwise.conv2d_grad_filter(x, filter.shape, grad, layout=layout)
+        for layout, (x, grad) in images.items()
+    }
+    assert not np.array_equal(*results.values()), "the layout makes no difference to this problem"
+    axes = (0, 1, 2, 3) if declared == stored else (0, 2, 3, 1) if declared == "NHWC" else (0, 3, 1, 2)
+    x, grad = (tensor(image).permute(axes) for image in images[stored])
+    of_filter = depthwise.conv2d_grad_filter(x, filter.shape, grad, layout=declared)
+    assert_same_bits(of_filter, results[stored])
+    leaf = tensor(filter).requires_grad_()
+    y = depthwise.conv2d(x, leaf, layout=declared)
+    assert_same_bits(torch.autograd.grad(y, leaf, grad)[0], results[stored])
 
 
 @pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])

@@ -65,14 +65,15 @@ def to_tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def memory_layout(image: torch.Tensor) -> str:
-    """The engine's layout in which this [batch, channels, height, width] tensor can be read in place.
+def memory_layout(image: torch.Tensor, layout: str = "NCHW") -> str:
+    """The engine's layout in which this image, whose axes `layout` names, is read: in place where it can be.
 
-    What is neither contiguous nor `channels_last` has to be copied: to the one that its channels suggest.
+    "NHWC" where the channels of a pixel lie side by side and pixels at least that far apart, else "NCHW".
+    Where both fit (one channel, one pixel), the strides still tell how the tensor was made.
     """
-    if image.is_contiguous() or image.stride(1) != 1:
-        return "NCHW"
-    return "NHWC"
+    channels, columns = (-3, -1) if layout == "NCHW" else (-1, -2)
+    side_by_side = image.stride(channels) == 1 and image.stride(columns) >= image.shape[channels]
+    return "NHWC" if side_by_side else "NCHW"
 
 
 def image_shape(image: torch.Tensor, layout: str) -> tuple[int, ...]:

@@ -101,7 +101,7 @@ def depthwise_conv2d_backprop_filter(
             (input, out_backprop),
             (strides, padding, data_format, dilations),
         )
-        if _is_direct(tensors, input, out_backprop):
+        if _is_direct(tensors, input, out_backprop) and _lies_in(operation.spec.layout, input):
             return _run_directly(operation, input, out_backprop)
     layout, geometry = _tensorflow("grad_filter", strides, padding, data_format, dilations)
     x, grad = _to_nchw(input, layout), _to_nchw(out_backprop, layout)
@@ -207,7 +207,7 @@ def conv2d_grad_filter(
             (x, grad),
             (stride, padding, dilation, layout, border, bias is not None, activation, dtype, algorithm),
         )
-        if _is_direct(tensors, x, grad):
+        if _is_direct(tensors, x, grad) and _lies_in(layout, x):
             return _run_directly(operation, x, grad, None, out, num_threads)
     check_dtype(dtype, arrays.dtype_name(x.dtype))
     check_no_epilogue(bias is not None, activation)
@@ -233,6 +233,14 @@ def _is_direct(tensors: tuple[Any, ...], *images: Tensor) -> bool:
         if not image.is_contiguous():
             return False
     return not operators.needs_grad(tensors)
+
+
+def _lies_in(layout: str, x: Tensor) -> bool:
+    """Whether the derivative of an ordinary call would read `x` in this layout, too.
+
+    Only the bits of the filter's gradient tell, and only where a tensor is contiguous in both layouts.
+    """
+    return arrays.memory_layout(x, layout) == layout
 
 
 def _run_directly(
