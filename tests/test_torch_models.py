@@ -78,11 +78,11 @@ def test_gradients_stay(name, fuse, train):
     model = settle(NETWORKS[name]()).double().train(train)
     accelerated = copy.deepcopy(model)
     dt.accelerate(accelerated, fuse=fuse)
-    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    x = torch.randn(4, 3, 64, 64, dtype=torch.float64)  # normalising fewer values amplifies rounding errors
     images = [x.clone().requires_grad_() for _ in range(2)]
     for one, image in zip((model, accelerated), images, strict=True):
         one(image).pow(2).mean().backward()
-    assert_close(images[1].grad, images[0].grad)
+    assert_close(images[1].grad, images[0].grad, 1e-9)
     expected = dict(model.named_parameters())
     # Gradients that vanish in theory, as before a normalisation, are rounding noise of the others.
     noise = 1e-4 * max(float(parameter.grad.abs().max()) for parameter in expected.values())
@@ -94,10 +94,10 @@ def test_gradients_stay(name, fuse, train):
 def test_training_follows_the_same_losses(name):
     def losses(change):
         torch.manual_seed(1)
-        model = NETWORKS[name]()
+        model = NETWORKS[name]().double()
         change(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-        images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+        optimizer = torch.optim.SGD(model.parameters(), lr=3e-4, momentum=0.9)
+        images, labels = torch.randn(8, 3, 64, 64, dtype=torch.float64), torch.arange(8)
         for _ in range(20):
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(model(images), labels)
@@ -107,8 +107,8 @@ def test_training_follows_the_same_losses(name):
 
     ours = list(losses(lambda model: dt.accelerate(model, fuse=True)))
     theirs = list(losses(lambda model: None))
-    assert ours == pytest.approx(theirs, rel=2e-2)
-    assert ours[:3] == pytest.approx(theirs[:3], rel=1e-4)
+    # In float64: steps of float32 drift apart by a percent, PyTorch's own in two memory formats, too.
+    assert ours == pytest.approx(theirs, rel=1e-9)
     assert ours[-1] < 0.9 * ours[0]
 
 
