@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import depthwise
-from depthwise import _native, reference
+from depthwise import _native, _spec, reference
 
 DTYPES = {
     "float16": np.dtype(np.float16),
@@ -63,13 +63,13 @@ def in_memory(array, form):
     if form == "fortran":
         return np.asfortranarray(array)
     if form == "every other channel":
-        wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan).astype(array.dtype)
+        wide = np.full((*array.shape[:-1], 2 * array.shape[-1]), _filler(array.dtype), array.dtype)
         wide[..., 1::2] = array
         return wide[..., 1::2]
     if form == "reversed":
         return np.ascontiguousarray(np.flip(array))[(slice(None, None, -1),) * array.ndim]
     if form == "offset":
-        framed = np.full([n + 2 for n in array.shape], np.nan).astype(array.dtype)
+        framed = np.full([n + 2 for n in array.shape], _filler(array.dtype), array.dtype)
         inside = framed[(slice(1, -1),) * array.ndim]
         inside[...] = array
         return inside
@@ -81,6 +81,11 @@ def in_memory(array, form):
         return odd
     assert form == "broadcast", form
     return np.broadcast_to(array[:1].copy(), array.shape)
+
+
+def _filler(dtype):
+    """What would show in a result that read beside the array."""
+    return np.iinfo(dtype).max if dtype.kind in "iu" else np.nan
 
 
 def assert_within(actual, expected, bound, dtype):
@@ -132,6 +137,8 @@ def check_grad_input(x_shape, filter, grad, *, num_threads=None, **keywords):
     expected = reference.conv2d_grad_input(x_shape, filter, grad, **keywords)
     magnitude = reference.conv2d_grad_input(x_shape, _magnitude(filter), _magnitude(grad), **keywords)
     terms = filter.shape[0] * filter.shape[1] * (filter.shape[3] if filter.ndim == 4 else 1)
+    if keywords.get("border", "constant") != "constant":  # then padding adds to its pixels
+        terms += _padded_sizes(x_shape, filter.shape, keywords)
     dtype = filter.dtype.name
     assert_within(actual, expected, sum_bound(terms, magnitude, dtype), dtype)
     return actual
@@ -144,7 +151,7 @@ def check_grad_filter(x, filter_shape, grad, *, num_threads=None, **keywords):
     expected = reference.conv2d_grad_filter(x, filter_shape, grad, **keywords)
     magnitude = reference.conv2d_grad_filter(_magnitude(x), filter_shape, _magnitude(grad), **keywords)
     terms = grad.size if len(filter_shape) == 2 else grad.size // max(filter_shape[2] * filter_shape[3], 1)
-    dtype = x.dtype.name
+    dtype = grad.dtype.name
     assert_within(actual, expected, sum_bound(terms, magnitude, dtype), dtype)
     return actual
 
@@ -156,9 +163,24 @@ def sum_bound(terms, magnitude, dtype):
     return 2 * relative / (1 - relative) * magnitude + 2 * terms * float(smallest)
 
 
+def numpy_padded(x, spec, border):
+    """`x` with the padding that `spec` asks for, by `numpy.pad`."""
+    first = (1 if spec.layout == "NHWC" else 2) - (not spec.batched)
+    pads = [(0, 0)] * x.ndim
+    for i, axis in enumerate((spec.height, spec.width)):
+        pads[first + i] = (axis.pad_before, axis.pad_after)
+    return np.pad(x, pads, mode=border)
+
+
 def same_bits(a, b):
     """Whether two arrays of one dtype are equal byte by byte, so that NaNs and signs of zero count."""
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _padded_sizes(x_shape, filter_shape, keywords):
+    """Height and width of the padded image, added up."""
+    spec = _spec.general_spec(x_shape, filter_shape, "float32", **keywords)
+    return sum(a.pad_before + a.input + a.pad_after for a in (spec.height, spec.width))
 
 
 def _magnitude(array):

@@ -376,10 +376,13 @@ class TestDtypes:
         array = np.zeros((1, 6, 6, 2), dtype)
         with refused("input must have dtype"):
             tf(array, np.zeros((3, 3, 2, 1), dtype))
-        with refused("x must have dtype"):
+        # An image may hold integers, its filter and its gradient may not.
+        with refused("filter must have dtype" if dtype == "u1" else "x must have dtype"):
             general(array, np.zeros((3, 3, 2, 1), dtype))
-        with refused("x must have dtype"):
+        with refused("grad must have dtype" if dtype == "u1" else "x must have dtype"):
             depthwise.conv2d_grad_filter(array, (3, 3, 2, 1), array)
+        with refused("grad must have dtype"):
+            depthwise.conv2d_grad_input(array.shape, np.zeros((3, 3, 2, 1), dtype), array)
 
     @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
     def test_two_of_them(self, dtype):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -269,6 +270,45 @@ def test_jpeg(tmp_path: Path, mode: str) -> None:
     filtered = np.asarray(Image.open(tmp_path / "y.JPEG"))
     assert filtered.shape == decoded.shape
     assert np.abs(filtered - expected_image(decoded)).mean() < 2  # JPEG is lossy
+
+
+@pytest.mark.parametrize("border", ["constant", "reflect", "symmetric", "edge", "wrap"])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("x.png", "u1"), ("x.png", "u2"), ("x.tif", "i2"), ("x.npy", "f4")]
+)
+def test_borders(tmp_path: Path, border: str, name: str, dtype: str) -> None:
+    pixels = random((20, 31), dtype)
+    source, target = tmp_path / name, tmp_path / f"y{Path(name).suffix}"
+    if name.endswith("png"):
+        Image.fromarray(pixels).save(source)
+    else:
+        tifffile.imwrite(source, pixels) if name.endswith("tif") else np.save(source, pixels)
+    apply(source, target, "--border", border)
+    got = (
+        np.load(target) if name.endswith("npy") else tifffile.imread(target) if name.endswith("tif") else None
+    )
+    with Image.open(target) if got is None else contextlib.nullcontext() as image:
+        got = np.asarray(image) if got is None else got
+    assert_image(got.astype(pixels.dtype), pixels, border=border)
+
+
+def test_the_dtype_of_the_result(tmp_path: Path, refused: Callable[..., str]) -> None:
+    pixels = random((2, 20, 31, 3), "u1")
+    np.save(tmp_path / "x.npy", pixels)
+    for dtype in ("uint8", "int16", "uint16", "float32", "float64"):
+        apply(tmp_path / "x.npy", tmp_path / "y.npy", "--dtype", dtype, "-k", "sobel-x")
+        got, exact = np.load(tmp_path / "y.npy"), reference.conv2d(pixels, sobel_x())
+        limits = np.iinfo(dtype) if "int" in dtype else None
+        expected = exact if limits is None else np.clip(np.rint(exact), limits.min, limits.max)
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, expected)  # a Sobel kernel of integers is exact
+    np.save(tmp_path / "f.npy", pixels.astype(np.float32))
+    apply(tmp_path / "f.npy", tmp_path / "y.npy", "--dtype", "uint8", "-k", "sobel-x")
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), np.clip(np.rint(exact), 0, 255))
+    assert "--dtype" in refused(tmp_path / "x.npy", tmp_path / "z.npy", "--dtype", "int8")
+    assert "--border" in refused(tmp_path / "x.npy", tmp_path / "z.npy", "--border", "mirror")
+    Image.fromarray(random((5, 5, 4), "u1")).save(tmp_path / "alpha.png")
+    assert "alpha" in refused(tmp_path / "alpha.png", tmp_path / "z.png", "--dtype", "uint16")
 
 
 def test_photographs_are_turned_upright(tmp_path: Path) -> None:

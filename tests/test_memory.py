@@ -143,3 +143,18 @@ def test_more_than_2_to_31_elements(layout):
     assert last[1, 5] == 9
     assert last[-1, -1] == 4
     assert int((y == 9).sum()) == 2 * (2**15 - 2) * (2**15 + 6)
+
+
+@measured
+@pytest.mark.parametrize(
+    ("x_dtype", "result"), [("float32", "float32"), ("uint8", "uint8"), ("uint16", "float32")]
+)
+def test_borders_and_integers_make_no_copy_of_the_image(x_dtype, result):
+    found = peaks(f"""
+        x = np.ones((1, 2000, 2000, 3), "{x_dtype}")
+        filter, out = np.ones((9, 9), np.float32), np.zeros(x.shape, "{result}")
+        keywords = dict(border="reflect", dtype="{result}", num_threads=2)
+        found["peak"] = peak_of(lambda: depthwise.conv2d(x, filter, out=out, **keywords))
+        assert out[0, 1000, 1000, 0] == out[0, 0, 0, 2] == 81
+    """)
+    assert found["peak"] <= 2 * MIB + ALLOWANCE

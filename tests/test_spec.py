@@ -1,5 +1,6 @@
 """Argument parsing and shapes, against brute force and against facts stated by TensorFlow's documentation."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -163,7 +164,13 @@ def test_native_arguments():
         "grad_input", has_bias=True
     )
     height, width = (7, 7, 3, 1, 1, 1), (9, 5, 5, 2, 1, 2)
-    assert arguments == (1, 1, 0, 2, 4, 6, height, width, 0, True, 0, "auto")
+    assert arguments == (1, 1, 0, 2, 4, 6, height, width, 0, True, 0, 0, 0, "auto")
+
+
+def test_native_arguments_of_a_border_and_of_integers():
+    spec = _spec.general_spec((7, 9, 4), (3, 5), "float32", border="edge")
+    spec = dataclasses.replace(spec, x_dtype="uint8", result_dtype="uint16")
+    assert spec.native_arguments("forward")[-4:] == (3, 1, 3, "auto")
 
 
 @pytest.mark.parametrize("value", [True, 1.0, 1.5, "1", None, (), (1,), (1, 2, 3), [True, 1], [[1, 2]], b"1"])

@@ -10,7 +10,8 @@ namespace nb = nanobind;
 namespace depthwise::bindings {
 namespace {
 
-int g_type_numbers[kDTypes] = {NPY_HALF, -1, NPY_FLOAT, NPY_DOUBLE};
+// In the order of Element.
+int g_type_numbers[kElements] = {NPY_HALF, -1, NPY_FLOAT, NPY_DOUBLE, NPY_UINT8, NPY_INT16, NPY_UINT16};
 
 PyArrayObject* as_array(PyObject* object) { return reinterpret_cast<PyArrayObject*>(object); }
 
@@ -20,12 +21,12 @@ std::string shape_text(const npy_intp* shape, int ndim) {
   return text + (ndim == 1 ? ",)" : ")");
 }
 
-void check_array(PyObject* object, const char* name, DType dtype, const index_t* shape, int ndim) {
+void check_array(PyObject* object, const char* name, Element element, const index_t* shape, int ndim) {
   if (!PyArray_Check(object))
     throw nb::type_error(
         (std::string(name) + " must be a numpy.ndarray, got " + Py_TYPE(object)->tp_name).c_str());
   PyArrayObject* array = as_array(object);
-  if (PyArray_TYPE(array) != g_type_numbers[static_cast<int>(dtype)])
+  if (PyArray_TYPE(array) != g_type_numbers[static_cast<int>(element)])
     throw nb::value_error((std::string(name) + " has another dtype than the plan").c_str());
   bool same = PyArray_NDIM(array) == ndim;
   for (int i = 0; same && i < ndim; ++i) same = PyArray_DIM(array, i) == shape[i];
@@ -57,12 +58,12 @@ void import_numpy() {
   if (_import_array() < 0) throw nb::python_error();
   const nb::object dtype =
       nb::module_::import_("numpy").attr("dtype")(nb::module_::import_("ml_dtypes").attr("bfloat16"));
-  g_type_numbers[static_cast<int>(DType::bf16)] = reinterpret_cast<PyArray_Descr*>(dtype.ptr())->type_num;
+  g_type_numbers[static_cast<int>(Element::bf16)] = reinterpret_cast<PyArray_Descr*>(dtype.ptr())->type_num;
 }
 
-Input::Input(PyObject* array, const char* name, DType dtype, const index_t* shape, int ndim)
+Input::Input(PyObject* array, const char* name, Element element, const index_t* shape, int ndim)
     : given_(array), name_(name) {
-  check_array(array, name, dtype, shape, ndim);
+  check_array(array, name, element, shape, ndim);
   if (PyArray_ISCARRAY_RO(as_array(array))) {
     array_ = Py_NewRef(array);
     return;
@@ -79,16 +80,16 @@ bool Input::overlaps(PyObject* other) const {
   return a.begin < b.end && b.begin < a.end;
 }
 
-PyObject* output(PyObject* out, DType dtype, const Shape& shape) {
+PyObject* output(PyObject* out, Element element, const Shape& shape) {
   if (out == Py_None) {
     npy_intp dims[4] = {shape[0], shape[1], shape[2], shape[3]};
     PyObject* const fresh =
-        PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(g_type_numbers[static_cast<int>(dtype)]), 4,
-                             dims, nullptr, nullptr, 0, nullptr);
+        PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(g_type_numbers[static_cast<int>(element)]),
+                             4, dims, nullptr, nullptr, 0, nullptr);
     if (!fresh) throw nb::python_error();
     return fresh;
   }
-  check_array(out, "out", dtype, shape.data(), 4);
+  check_array(out, "out", element, shape.data(), 4);
   if (!PyArray_ISCARRAY(as_array(out)))
     throw nb::value_error("out must be writable, C-contiguous, aligned and of native byte order");
   return Py_NewRef(out);

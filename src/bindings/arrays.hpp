@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "kernel_table.hpp"
 #include "plan_arguments.hpp"
 
 namespace depthwise::bindings {
@@ -15,7 +16,7 @@ void import_numpy();
 // A C-contiguous, aligned, native-endian view of an array: the array itself if it is one, else a copy.
 class Input {
  public:
-  Input(PyObject* array, const char* name, DType dtype, const index_t* shape, int ndim);
+  Input(PyObject* array, const char* name, Element element, const index_t* shape, int ndim);
   ~Input() { Py_XDECREF(array_); }
   Input(const Input&) = delete;
   Input& operator=(const Input&) = delete;
@@ -30,7 +31,7 @@ class Input {
 };
 
 // The given array, checked to be writable and in C order, or a new one for None. Returns a new reference.
-PyObject* output(PyObject* out, DType dtype, const Shape& shape);
+PyObject* output(PyObject* out, Element element, const Shape& shape);
 void* output_data(PyObject* array);
 
 }  // namespace depthwise::bindings

@@ -12,6 +12,7 @@
 #include "arrays.hpp"
 #include "execute.hpp"
 #include "gil.hpp"
+#include "patches.hpp"
 #include "plan_arguments.hpp"
 #include "xla_ffi.hpp"
 
@@ -47,26 +48,27 @@ bool is_long(const Plan& plan) {
 class PyPlan {
  public:
   PyPlan(int op, int dtype, int layout, index_t batch, index_t channels, index_t multiplier,
-         const AxisNumbers& h, const AxisNumbers& w, int activation, bool has_bias, int border,
-         const std::string& algorithm, const std::optional<std::string>& kernel,
+         const AxisNumbers& h, const AxisNumbers& w, int activation, bool has_bias, int border, int input,
+         int output, const std::string& algorithm, const std::optional<std::string>& kernel,
          const std::optional<std::string>& isa) {
-    const Spec s = to_spec(
-        {op, dtype, layout, batch, channels, multiplier, h, w, activation, has_bias, border, algorithm});
+    const Spec s = to_spec({op, dtype, layout, batch, channels, multiplier, h, w, activation, has_bias,
+                            border, input, output, algorithm});
     plan_ = make_plan(s, kernel.value_or(""), isa.value_or(""));
     shapes_ = operand_shapes(s);
   }
 
   nb::any run(nb::handle a, nb::handle b, nb::handle bias, nb::handle out, int num_threads) const {
     const Spec& s = plan_.spec;
-    const Input first(a.ptr(), s.op == Op::grad_input ? "grad" : "input", s.dtype, shapes_.first.data(), 4);
-    const Input second(b.ptr(), s.op == Op::grad_filter ? "grad" : "filter", s.dtype, shapes_.second.data(),
-                       4);
+    const Element own = element(Storage::same, s.dtype);
+    const Input first(a.ptr(), s.op == Op::grad_input ? "grad" : "input", element(s.input, s.dtype),
+                      shapes_.first.data(), 4);
+    const Input second(b.ptr(), s.op == Op::grad_filter ? "grad" : "filter", own, shapes_.second.data(), 4);
     if (s.has_bias == bias.is_none())
       throw nb::value_error("bias must be given exactly when the plan has one");
     const index_t outputs = s.out_channels();
     std::optional<Input> third;
-    if (s.has_bias) third.emplace(bias.ptr(), "bias", s.dtype, &outputs, 1);
-    const auto result = nb::steal<nb::any>(output(out.ptr(), s.dtype, shapes_.result));
+    if (s.has_bias) third.emplace(bias.ptr(), "bias", own, &outputs, 1);
+    const auto result = nb::steal<nb::any>(output(out.ptr(), element(s.output, s.dtype), shapes_.result));
     if (!out.is_none()) {
       if (first.overlaps(out.ptr())) throw nb::value_error("out overlaps the first array in memory");
       if (second.overlaps(out.ptr())) throw nb::value_error("out overlaps the second array in memory");
@@ -87,15 +89,29 @@ class PyPlan {
     d["tile"] = std::to_string(t.rows) + " rows x " + std::to_string(t.columns) + " columns x " +
                 std::to_string(t.units) + " units";
     d["threads"] = plan_.threads(num_threads > 0 ? num_threads : current_threads());
-    d["scratch_bytes"] = plan_.rule.scratch_bytes;
+    d["scratch_bytes"] = plan_.scratch_bytes();
     d["multiply_adds"] = s.multiply_adds();
-    d["bytes"] = (s.input_elements() + s.output_elements() + s.filter_elements()) * dtype_bytes(s.dtype);
-    d["tasks"] = plan_.tasks();
+    d["bytes"] = s.input_elements() * storage_bytes(s.input, s.dtype) +
+                 s.output_elements() * storage_bytes(s.output, s.dtype) +
+                 s.filter_elements() * dtype_bytes(s.dtype);
+    d["copies"] = copies();
+    d["tasks"] = plan_.tasks() + (plan_.patches ? plan_.patches->tasks() : 0);
     d["reason"] = plan_.rule.reason;
     return d;
   }
 
  private:
+  // What is copied piece by piece, in words.
+  std::string copies() const {
+    if (!plan_.patches) return "";
+    const Patches& p = *plan_.patches;
+    index_t rows = 0, columns = 0;
+    for (const Strip& s : p.strips)
+      rows = std::max(rows, s.tile_rows), columns = std::max(columns, s.tile_columns);
+    return std::to_string(p.tiles() * p.channel_blocks) + " tiles of at most " + std::to_string(rows) +
+           " rows x " + std::to_string(columns) + " columns x " + std::to_string(p.channels) + " channels";
+  }
+
   void compute(const Operands& operands, int num_threads) const {
     bool finished;
     {
@@ -168,11 +184,11 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // frameworks keep references to functions until the process ends
   nb::class_<PyPlan>(m, "Plan", "One problem, resolved to a kernel and its tasks; immutable.")
       .def(nb::init<int, int, int, index_t, index_t, index_t, const AxisNumbers&, const AxisNumbers&, int,
-                    bool, int, const std::string&, const std::optional<std::string>&,
+                    bool, int, int, int, const std::string&, const std::optional<std::string>&,
                     const std::optional<std::string>&>(),
            "op"_a, "dtype"_a, "layout"_a, "batch"_a, "channels"_a, "multiplier"_a, "h"_a, "w"_a,
-           "activation"_a = 0, "has_bias"_a = false, "border"_a = 0, "algorithm"_a = "auto",
-           "kernel"_a = nb::none(), "isa"_a = nb::none())
+           "activation"_a = 0, "has_bias"_a = false, "border"_a = 0, "input"_a = 0, "output"_a = 0,
+           "algorithm"_a = "auto", "kernel"_a = nb::none(), "isa"_a = nb::none())
       .def("run", &PyPlan::run, "a"_a, "b"_a, "bias"_a = nb::none(), "out"_a = nb::none(),
            "num_threads"_a = 0)
       .def("describe", &PyPlan::describe, "num_threads"_a = 0);

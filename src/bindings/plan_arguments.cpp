@@ -18,13 +18,19 @@ Algorithm to_algorithm(std::string_view name) {
 }  // namespace
 
 Spec to_spec(const PlanArguments& a) {
-  if (a.border != 0) throw std::invalid_argument("border: only \"constant\" is implemented");
   Spec s;
   s.op = to_enum<Op>(a.op, kOps, "op");
   s.dtype = to_enum<DType>(a.dtype, kDTypes, "dtype");
   s.layout = to_enum<Layout>(a.layout, 2, "layout");
   s.activation = to_enum<Activation>(a.activation, 5, "activation");
   s.algorithm = to_algorithm(a.algorithm);
+  s.border = to_enum<Border>(a.border, kBorders, "border");
+  s.input = to_enum<Storage>(a.input, kStorages, "input");
+  s.output = to_enum<Storage>(a.output, kStorages, "output");
+  const bool integers = s.input != Storage::same || s.output != Storage::same;
+  if (integers && (compute_bytes(s.dtype) != dtype_bytes(s.dtype) || s.op == Op::grad_input ||
+                   (s.op == Op::grad_filter && s.output != Storage::same)))
+    throw std::invalid_argument("images of integers are computed forward, in float32 or float64");
   s.has_bias = a.has_bias;
   s.batch = a.batch, s.channels = a.channels, s.multiplier = a.multiplier;
   s.h = to_axis(a.h), s.w = to_axis(a.w);

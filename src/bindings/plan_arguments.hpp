@@ -20,7 +20,7 @@ struct PlanArguments {
   AxisNumbers h, w;
   index_t activation;
   bool has_bias;
-  index_t border;
+  index_t border, input, output;
   std::string_view algorithm;
 };
 

@@ -15,7 +15,7 @@
 namespace depthwise::bindings {
 namespace {
 
-constexpr std::size_t kNumbers = 22;  // op ... border, 21 of them, and the number of threads
+constexpr std::size_t kNumbers = 24;  // op ... output, 23 of them, and the number of threads
 constexpr std::size_t kMostPlans = 1024;
 constexpr xla::DataType kDataTypes[kDTypes] = {xla::DataType::f16, xla::DataType::bf16, xla::DataType::f32,
                                                xla::DataType::f64};
@@ -48,8 +48,8 @@ Call parse(const xla::Attributes& attributes) {
 Plan new_plan(const Call& call) {
   const index_t* n = call.numbers;
   const auto axis = [](const index_t* v) { return AxisNumbers{v[0], v[1], v[2], v[3], v[4], v[5]}; };
-  const PlanArguments arguments = {n[0],        n[1],         n[2],  n[3],       n[4],  n[5],
-                                   axis(n + 6), axis(n + 12), n[18], n[19] != 0, n[20], call.algorithm};
+  const PlanArguments arguments = {n[0],         n[1],  n[2],       n[3],  n[4],  n[5],  axis(n + 6),
+                                   axis(n + 12), n[18], n[19] != 0, n[20], n[21], n[22], call.algorithm};
   return make_plan(to_spec(arguments), "", "");
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "parallel.hpp"
+#include "patches.hpp"
 
 namespace depthwise {
 namespace {
@@ -39,7 +40,7 @@ std::byte* thread_scratch(index_t bytes) {
   return buffer.get();
 }
 
-struct Run {
+struct Call {
   const Plan* plan;
   Operands operands;
   KernelFunction kernel;
@@ -47,29 +48,59 @@ struct Run {
   std::atomic<bool> out_of_memory{false};
 };
 
-bool run_one(Run& run, Task task) {
-  task.sums = run.sums;
-  task.operands = run.operands;
-  task.scratch = thread_scratch(std::max<index_t>(run.plan->rule.scratch_bytes, 1));
-  if (!task.scratch) {
-    run.out_of_memory = true;
-    return false;
-  }
-  run.kernel(task);
+// The scratch of the calling thread, or null after a note that there is no memory for it.
+std::byte* scratch_of(Call& call) {
+  std::byte* const scratch = thread_scratch(std::max<index_t>(call.plan->scratch_bytes(), 1));
+  if (!scratch) call.out_of_memory = true;
+  return scratch;
+}
+
+bool run_one(Call& call, Task task) {
+  task.sums = call.sums;
+  task.operands = call.operands;
+  task.scratch = scratch_of(call);
+  if (!task.scratch) return false;
+  call.kernel(task);
   return true;
 }
 
 bool run_task(void* context, std::int64_t index) {
-  Run& run = *static_cast<Run*>(context);
-  const Task task = run.plan->task(index);
-  const bool empty = run.plan->spec.op != Op::grad_filter &&
+  Call& call = *static_cast<Call*>(context);
+  const Task task = call.plan->task(index);
+  const bool empty = call.plan->spec.op != Op::grad_filter &&
                      (task.row_begin >= task.row_end || task.column_begin >= task.column_end);
-  return empty || run_one(run, task);
+  return empty || run_one(call, task);
 }
 
 bool run_reduce_task(void* context, std::int64_t unit) {
-  Run& run = *static_cast<Run*>(context);
-  return run_one(run, run.plan->reduce_task(unit));
+  Call& call = *static_cast<Call*>(context);
+  return run_one(call, call.plan->reduce_task(unit));
+}
+
+bool run_patch_task(void* context, std::int64_t index) {
+  Call& call = *static_cast<Call*>(context);
+  std::byte* const scratch = scratch_of(call);
+  if (scratch) run_patch(*call.plan->patches, call.operands, index, scratch, call.sums);
+  return scratch != nullptr;
+}
+
+bool run_patch_reduction(void* context, std::int64_t block) {
+  Call& call = *static_cast<Call*>(context);
+  std::byte* const scratch = scratch_of(call);
+  if (scratch) reduce_patch(*call.plan->patches, call.operands, block, scratch, call.sums);
+  return scratch != nullptr;
+}
+
+// Results in place first: the patches compute anew what tiles may have spilled over the edge of these.
+bool run_all(Call& call, const Loop& poll, int threads) {
+  const Plan& plan = *call.plan;
+  const auto loop = [&](bool (*body)(void*, std::int64_t), index_t count, int used) {
+    return count == 0 || parallel_for({body, &call, count, poll.poll, poll.poll_context}, used);
+  };
+  if (!loop(run_task, plan.tasks(), threads)) return false;
+  if (!plan.patches) return !call.sums || loop(run_reduce_task, plan.unit_blocks, 1);
+  if (!loop(run_patch_task, plan.patches->tasks(), threads)) return false;
+  return !call.sums || loop(run_patch_reduction, plan.patches->channel_blocks, 1);
 }
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -111,14 +142,14 @@ bool execute(const Plan& plan, const Operands& operands, int threads, bool (*pol
              void* poll_context) {
   const int used = plan.threads(threads > 0 ? threads : current_threads());
   t_last_run = {kernel_info(plan.kernel).name, plan.isa->name, used};
-  const Buffer sums = plan.partial_bytes() > 0 ? allocate(plan.partial_bytes()) : Buffer();
-  if (plan.partial_bytes() > 0 && !sums) throw std::bad_alloc();
-  Run run{&plan, operands,
-          plan.isa->kernels->run[static_cast<int>(plan.kernel)][static_cast<int>(plan.spec.dtype)],
-          sums.get()};
-  bool finished = parallel_for({run_task, &run, plan.tasks(), poll, poll_context}, used);
-  if (finished && sums) finished = parallel_for({run_reduce_task, &run, plan.unit_blocks}, 1);
-  if (run.out_of_memory) throw std::bad_alloc();
+  const index_t sum_bytes = plan.patches ? plan.patches->partial_bytes() : plan.partial_bytes();
+  const Buffer sums = sum_bytes > 0 ? allocate(sum_bytes) : Buffer();
+  if (sum_bytes > 0 && !sums) throw std::bad_alloc();
+  Call call{&plan, operands,
+            plan.isa->kernels->run[static_cast<int>(plan.kernel)][static_cast<int>(plan.spec.dtype)],
+            sums.get()};
+  const bool finished = run_all(call, {nullptr, nullptr, 0, poll, poll_context}, used);
+  if (call.out_of_memory) throw std::bad_alloc();
   return finished;
 }
 

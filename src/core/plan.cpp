@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "patches.hpp"
+
 namespace depthwise {
 namespace {
 
@@ -51,6 +53,16 @@ void check(const Spec& s) {
   check_product({s.batch, s.h.in, s.w.in, s.channels});
   check_product({s.batch, s.h.out, s.w.out, s.channels, s.multiplier});
   check_product({s.h.kernel, s.w.kernel, s.channels, s.multiplier});
+}
+
+// A border that no tap sees, or that has no pixel to show, is none.
+void normalise_border(Spec& s) {
+  const bool seen = s.h.reaches_outside() || s.w.reaches_outside();
+  if (!seen || s.h.in == 0 || s.w.in == 0) s.border = Border::constant;
+}
+
+bool needs_patches(const Spec& s) {
+  return s.border != Border::constant || s.input != Storage::same || s.output != Storage::same;
 }
 
 // Nothing to read or nothing to sum: the generic kernel writes what zeros give, whatever the algorithm.
@@ -113,13 +125,24 @@ const char* algorithm_name(Algorithm algorithm) { return kAlgorithmNames[static_
 
 const KernelInfo& kernel_info(KernelId kernel) { return kInfos[static_cast<int>(kernel)]; }
 
-Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
-  check(spec);
-  normalise(spec.h);
-  normalise(spec.w);
-  Plan plan;
-  plan.spec = spec;
-  plan.isa = &choose_isa(isa);
+bool has_kernel(const Spec& spec, const std::string& kernel, const Isa& isa) {
+  const std::vector<KernelId> rows = candidates(spec, kernel);
+  return std::any_of(rows.begin(), rows.end(),
+                     [&](KernelId id) { return kernel_rule(id, spec, isa.kernels->vector_bytes).applies; });
+}
+
+void join_rows(Plan& plan) {
+  if (plan.spec.op != Op::grad_filter) plan.rule.tile.rows = std::max(plan.spec.h.in, plan.spec.h.out);
+  plan.rule.parts = 1;
+  cut(plan);
+}
+
+namespace {
+
+// The first row of the registry that wants the problem or, where a kernel or an algorithm is asked for,
+// computes it.
+void choose_kernel(Plan& plan, const std::string& kernel) {
+  const Spec& spec = plan.spec;
   const std::vector<KernelId> rows = candidates(spec, kernel);
   for (const bool forced : {false, true}) {
     if (forced && kernel.empty() && spec.algorithm == Algorithm::automatic) break;
@@ -128,11 +151,61 @@ Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
       if (!plan.rule.applies || !(plan.rule.preferred || forced)) continue;
       plan.kernel = id;
       cut(plan);
-      return plan;
+      return;
     }
   }
   refuse(spec, kernel, plan.rule.refusal);
 }
+
+bool is_generic(const Plan& plan) { return kernel_info(plan.kernel).name == std::string("generic"); }
+
+}  // namespace
+
+Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
+  check(spec);
+  normalise(spec.h);
+  normalise(spec.w);
+  normalise_border(spec);
+  Plan plan;
+  plan.spec = spec;
+  plan.isa = &choose_isa(isa);
+  choose_kernel(plan, kernel);
+  // The generic kernel reads borders and integers itself, and does so where no piece fits into the scratch.
+  if (needs_patches(spec) && !degenerate(spec) && !(is_generic(plan) && !kernel.empty())) {
+    plan.patches = make_patches(plan, kernel);
+    if (!plan.patches) {
+      choose_kernel(plan, "generic");
+    } else if (plan.in_place() == 0) {  // then it is the pieces' plan that says how
+      plan.kernel = plan.patches->plans.front().kernel;
+      plan.rule = plan.patches->plans.front().rule;
+    }
+  }
+  return plan;
+}
+
+index_t Plan::in_place() const { return patches->inner_rows.size() * patches->inner_columns.size(); }
+
+index_t Plan::scratch_bytes() const {
+  return std::max(rule.scratch_bytes, patches ? patches->scratch_bytes : 0);
+}
+
+namespace {
+
+// Leaves a task the destinations that lie within `inner`; all of them when fewer than `least` do, which the
+// patches then compute anew.
+void clip(const AxisClass& c, const Run& inner, index_t least, index_t& begin, index_t& end) {
+  const auto first_from = [&](index_t position) {
+    return position <= c.out_start ? 0 : ceil_div(position - c.out_start, c.out_step);
+  };
+  const index_t low = std::max(begin, first_from(inner.begin)), high = std::min(end, first_from(inner.end));
+  if (low >= high) {
+    end = begin;
+  } else if (high - low >= least) {
+    begin = low, end = high;
+  }
+}
+
+}  // namespace
 
 // Units run fastest; `sums` holds an offset until the caller adds where the partial sums lie.
 Task Plan::grad_filter_task(index_t index) const {
@@ -177,6 +250,10 @@ Task Plan::task(index_t index) const {
   t.row_end = std::min(t.row_begin + rule.tile.rows, t.h.out_count);
   t.column_begin = std::min(column * rule.tile.columns, t.w.out_count);
   t.column_end = std::min(t.column_begin + rule.tile.columns, t.w.out_count);
+  if (patches) {
+    clip(t.h, patches->inner_rows, 1, t.row_begin, t.row_end);
+    clip(t.w, patches->inner_columns, rule.tile.pixels, t.column_begin, t.column_end);
+  }
   t.unit_begin = unit * rule.tile.units;
   t.unit_end = std::min(t.unit_begin + rule.tile.units, rule.units);
   return t;
@@ -185,8 +262,9 @@ Task Plan::task(index_t index) const {
 int Plan::threads(int available) const {
   // Waking a thread costs a few microseconds; below this many steps of work for each it does not pay.
   constexpr index_t kStepsPerThread = 200'000;
+  const index_t items = tasks() + (patches ? patches->tasks() : 0);
   const index_t steps = spec.multiply_adds() + 4 * (spec.input_elements() + spec.output_elements());
-  return static_cast<int>(std::clamp<index_t>(std::min(steps / kStepsPerThread, tasks()), 1, available));
+  return static_cast<int>(std::clamp<index_t>(std::min(steps / kStepsPerThread, items), 1, available));
 }
 
 }  // namespace depthwise

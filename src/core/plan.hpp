@@ -1,6 +1,8 @@
 // From a problem and a machine to a kernel, its tile and the tasks it is cut into. Pure: no arrays, no state.
 #pragma once
 
+#include <algorithm>
+#include <memory>
 #include <string>
 
 #include "cpu.hpp"
@@ -38,14 +40,31 @@ struct KernelInfo {
 const KernelInfo& kernel_info(KernelId kernel);
 const char* algorithm_name(Algorithm algorithm);
 
+// Consecutive positions of an axis.
+struct Run {
+  index_t begin = 0, end = 0;
+
+  index_t size() const { return end - begin; }
+  bool empty() const { return begin >= end; }
+  Run part(index_t i, index_t length) const {
+    return {begin + i * length, std::min(end, begin + (i + 1) * length)};
+  }
+};
+
+struct Patches;
+
 struct Plan {
   Spec spec;
   KernelId kernel = KernelId::count;
   const Isa* isa = nullptr;
   Rule rule;
   index_t row_classes = 0, column_classes = 0, row_blocks = 0, column_blocks = 0, unit_blocks = 0;
+  // What the kernel cannot compute in place; when it is null, the kernel computes everything.
+  std::shared_ptr<const Patches> patches;
 
+  // Tasks of the kernel in place.
   index_t tasks() const {
+    if (patches && in_place() == 0) return 0;
     if (spec.op == Op::grad_filter) return unit_blocks * rule.parts;
     return spec.batch * row_classes * column_classes * row_blocks * column_blocks * unit_blocks;
   }
@@ -55,9 +74,18 @@ struct Plan {
   Task reduce_task(index_t unit) const;
   index_t partial_bytes() const { return rule.parts > 1 ? rule.parts * unit_blocks * rule.sums_bytes : 0; }
   Task grad_filter_task(index_t index) const;
+  // Of one image and channel, the results that the patches leave to the kernel.
+  index_t in_place() const;
+  index_t scratch_bytes() const;
   // How many of `available` threads this problem is worth.
   int threads(int available) const;
 };
+
+// Whether a kernel computes the problem: that of the name, if it is not empty.
+bool has_kernel(const Spec& spec, const std::string& kernel, const Isa& isa);
+
+// Makes one task of all rows: for a problem that one thread computes.
+void join_rows(Plan& plan);
 
 // `kernel` and `isa` force a choice when not empty. Throws std::invalid_argument when the problem is
 // malformed, the kernel unknown or not applicable, no kernel of the algorithm applicable, or the ISA

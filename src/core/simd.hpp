@@ -43,20 +43,24 @@ template <class T>
 struct types;
 template <>
 struct types<float> {
+  using integer = std::int32_t;
   typedef float vec __attribute__((vector_size(kVectorBytes)));
   typedef float vec_u __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
-  typedef std::int32_t idx __attribute__((vector_size(kVectorBytes)));
+  typedef integer idx __attribute__((vector_size(kVectorBytes)));
 };
 template <>
 struct types<double> {
+  using integer = std::int64_t;
   typedef double vec __attribute__((vector_size(kVectorBytes)));
   typedef double vec_u __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
-  typedef std::int64_t idx __attribute__((vector_size(kVectorBytes)));
+  typedef integer idx __attribute__((vector_size(kVectorBytes)));
 };
 template <class T>
 using vec = typename types<T>::vec;
 template <class T>
 using index_vec = typename types<T>::idx;
+template <class T>
+using integer = typename types<T>::integer;
 typedef std::uint32_t u32vec __attribute__((vector_size(kVectorBytes)));
 typedef std::uint16_t u16half __attribute__((vector_size(kVectorBytes / 2)));
 

@@ -13,15 +13,29 @@ enum class DType : std::uint8_t { f16, bf16, f32, f64 };
 enum class Layout : std::uint8_t { nhwc, nchw };
 enum class Activation : std::uint8_t { none, relu, relu6, silu, hard_swish };
 enum class Algorithm : std::uint8_t { automatic, direct, fft, separable };
+// What lies outside the image, by numpy.pad's names.
+enum class Border : std::uint8_t { constant, reflect, symmetric, edge, wrap };
+// What an image is stored as: the spec's dtype, or integers, which are computed in it.
+enum class Storage : std::uint8_t { same, u8, i16, u16 };
 
 inline constexpr int kOps = 3;
 inline constexpr int kDTypes = 4;
 inline constexpr int kAlgorithms = 4;
 inline constexpr const char* kAlgorithmNames[kAlgorithms] = {"auto", "direct", "fft", "separable"};
+inline constexpr int kBorders = 5;
+inline constexpr int kStorages = 4;
 
 // One spatial axis. `in` and `out` are the forward operation's sizes, whatever the op.
 struct Axis {
   index_t in = 0, out = 0, kernel = 0, stride = 1, dilation = 1, pad = 0;
+
+  // The positions that taps read go from -pad to here, at least to the end of the image.
+  __attribute__((always_inline)) index_t shown_end() const {
+    const index_t end = stride * (out - 1) + dilation * (kernel - 1) - pad + 1;
+    return out > 0 && kernel > 0 && end > in ? end : in;
+  }
+  // Whether a tap reads outside the image.
+  __attribute__((always_inline)) bool reaches_outside() const { return pad > 0 || shown_end() > in; }
 };
 
 struct Spec {
@@ -30,6 +44,8 @@ struct Spec {
   Layout layout = Layout::nhwc;
   Activation activation = Activation::none;
   Algorithm algorithm = Algorithm::automatic;  // that the caller asks for
+  Border border = Border::constant;
+  Storage input = Storage::same, output = Storage::same;  // of the forward operation's images
   bool has_bias = false;
   index_t batch = 0, channels = 0, multiplier = 0;
   Axis h, w;
@@ -67,6 +83,10 @@ __attribute__((always_inline)) inline Image output_image(const Spec& s) {
 __attribute__((always_inline)) inline index_t dtype_bytes(DType dtype) {
   constexpr index_t bytes[kDTypes] = {2, 2, 4, 8};
   return bytes[static_cast<int>(dtype)];
+}
+
+__attribute__((always_inline)) inline index_t storage_bytes(Storage storage, DType dtype) {
+  return storage == Storage::same ? dtype_bytes(dtype) : storage == Storage::u8 ? 1 : 2;
 }
 
 // Half precision is stored in 16 bits and computed in float32.

@@ -233,21 +233,26 @@ def conv2d(
     Parameters
     ----------
     x : array of shape (batch, height, width, channels), or (batch, channels, height, width) for "NCHW"
-        float16, bfloat16, float32 or float64. The batch axis may be left out, of the result then too.
+        float16, bfloat16, float32 or float64; or, of NumPy, an image of uint8, int16 or uint16, which is
+        computed in the filter's dtype. The batch axis may be left out, of the result then too.
     filter : array of shape (kernel height, kernel width, channels, multiplier M)
-        Of the dtype of `x`. A filter [kernel height, kernel width] serves every channel.
+        Of the dtype of `x`; float32 or float64 for an image of integers. A filter [kernel height, kernel
+        width] serves every channel.
     stride, dilation : int or (height, width) pair
         In any combination.
     padding : "SAME", "VALID", int, (height, width) pair, or ((top, bottom), (left, right))
         "SAME" gives ceil(size / stride) pixels, with the larger half of the padding at the bottom and right.
     layout : "NHWC" or "NCHW"
-    border : "constant"
-        What lies outside the image: zeros.
+    border : "constant", "reflect", "symmetric", "edge" or "wrap"
+        What lies outside the image, as `numpy.pad` names it: zeros, or the image itself, mirrored about its
+        edge pixels or its edges, its last pixels, or repeated. Any padding will do, beyond the image's size
+        too.
     bias : array of shape (channels * M,), optional
-        Of the dtype of `x`; added before the activation.
+        Of the filter's dtype; added before the activation.
     activation : None, "relu", "relu6", "silu" or "hard_swish"
     dtype : dtype, optional
-        Of the result; the dtype of `x`.
+        Of the result: the filter's, or, for an image of integers, also uint8, int16 or uint16. Then the
+        result is rounded to the nearest integer (ties to even) and saturated; NaN gives 0.
     algorithm : "auto", "direct", "fft" or "separable"
         "auto" takes the fastest. The others force one, which is a ValueError where it does not apply.
     out : array, optional
@@ -278,6 +283,12 @@ def conv2d(
     >>> image = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
     >>> conv2d(image, np.ones((3, 3), np.float32))[..., 0].tolist()
     [[10.0, 18.0, 24.0, 18.0], [27.0, 45.0, 54.0, 39.0], [26.0, 42.0, 48.0, 34.0]]
+
+    A blur of an 8-bit photograph, whose edges are mirrored, as 8-bit again:
+
+    >>> photo = np.array([[0, 10, 200], [50, 255, 100]], np.uint8)[:, :, np.newaxis]
+    >>> conv2d(photo, np.full((3, 3), 1 / 9, np.float32), border="symmetric", dtype="uint8")[..., 0].tolist()
+    [[42, 92, 142], [80, 113, 147]]
     """
     if type(x) is not ndarray or type(filter) is not ndarray:
         return redirect(conv2d, locals(), "x", "filter", optional="bias")
@@ -397,12 +408,12 @@ def conv2d_grad_filter(
     Parameters
     ----------
     x : array
-        As in `conv2d`.
+        As in `conv2d`; also an image of integers.
     filter_shape : two or four ints
         The shape of the filter, and of the result. With two, one kernel serves every channel and collects the
         gradients of all.
     grad : array of the shape that `conv2d` returns
-        Of the dtype of `x`.
+        Of the dtype of `x`; float32 or float64 for an image of integers.
     bias, activation : None
         Taken for the sake of equal keywords; see `conv2d_grad_input`.
     stride, padding, dilation, layout, border, dtype, algorithm, out, num_threads
@@ -411,7 +422,7 @@ def conv2d_grad_filter(
     Returns
     -------
     array of shape `filter_shape`
-        `out`, or a new array of the kind and dtype of `x`.
+        `out`, or a new array of the kind of `x` and the dtype of `grad`.
 
     Raises
     ------
@@ -472,7 +483,8 @@ def plan(
         The shapes of `x` and `filter` in `conv2d`.
     op : "forward", "grad_input" or "grad_filter"
     x_dtype : dtype, optional
-        Of `x` and the filter; by default that of the result, or float32.
+        Of `x` and the filter; by default that of the result, or float32. The filter of an image of integers
+        is float32 unless the result is float64.
     bias : bool
         Whether there is one.
     stride, padding, dilation, layout, border, activation, dtype, algorithm, num_threads
@@ -497,12 +509,15 @@ def plan(
     image, kernel = plain("x_shape", x_shape), plain("filter_shape", filter_shape)
     result_dtype = dtype_name(dtype)
     operands = numpy_dtype("x_dtype", result_dtype or "float32" if x_dtype is None else x_dtype)
+    others = operands
+    if op != "grad_input" and operands.name in _spec.INTEGERS:
+        others = numpy_dtype("dtype", "float64" if result_dtype == "float64" else "float32")
     operation = general_operation(
         _spec.one_of("op", op, _spec.OPS),
         image,
         kernel,
         None,
-        (operands, operands),
+        (operands, others),
         plain("stride", stride),
         plain_padding(padding),
         plain("dilation", dilation),

@@ -138,7 +138,8 @@ class Conv2D:
         if self._bias is not None:
             dtypes["bias"] = self._bias.dtype.name
         filter_dtype, dtype = _spec.common_dtype(dtypes), self._arguments["dtype"]
-        if dtype not in (None, filter_dtype):
+        integers = _spec.INTEGERS if filter_dtype in _spec.INTEGER_FILTERS else ()
+        if dtype not in (None, filter_dtype, *integers):
             raise ValueError(f"dtype must be None or that of the filter, {filter_dtype}, got {dtype}")
         shape = _spec.general_filter_shape("filter", self._filter.shape)
         if self._bias is not None and len(shape) == 4:

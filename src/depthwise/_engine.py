@@ -15,21 +15,34 @@ Array = npt.NDArray[Any]
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(getattr(ml_dtypes if name == "bfloat16" else np, name)) for name in _spec.DTYPES
 }
+_RESULT_DTYPES = {**NUMPY_DTYPES, **{name: np.dtype(name) for name in _spec.INTEGERS}}
 
 
 class Operation:
     """One operation for one set of shapes and arguments; `run` takes the arrays.
 
     Immutable, so that threads may share it. The two operands are (x, filter) for "forward", (grad, filter)
-    for "grad_input" and (x, grad) for "grad_filter", of the spec's shapes and dtype.
+    for "grad_input" and (x, grad) for "grad_filter", of the spec's shapes and dtypes. `dtype` is the
+    result's.
     """
 
-    __slots__ = ("_compute", "_four_d", "_is_folded", "dtype", "native", "op", "result_shape", "spec")
+    __slots__ = (
+        "_compute",
+        "_four_d",
+        "_is_folded",
+        "dtype",
+        "filter_dtype",
+        "native",
+        "op",
+        "result_shape",
+        "spec",
+    )
 
     def __init__(self, op: _spec.Op, spec: _spec.Spec, has_bias: bool) -> None:
         self.op = op
         self.spec = spec
-        self.dtype = NUMPY_DTYPES[spec.dtype]
+        self.dtype = _RESULT_DTYPES[spec.result_dtype or spec.dtype]
+        self.filter_dtype = NUMPY_DTYPES[spec.dtype]
         self.result_shape = spec.result_shape(op)
         self._is_folded = op == "grad_filter" and spec.shared_filter
         self._four_d = spec.channels_as_batch() if self._is_folded else spec.four_dimensional()
@@ -92,9 +105,10 @@ class Operation:
         shape = (self.spec.channels * self.spec.multiplier,)
         if bias.shape != shape:
             raise ValueError(f"bias must have shape {shape}, got {bias.shape}")
-        if bias.dtype != self.dtype and bias.dtype.newbyteorder("=") != self.dtype:
-            raise ValueError(f"bias must have dtype {self.dtype} like the filter, got {bias.dtype}")
-        return np.require(bias, self.dtype, ("C", "A"))
+        dtype = self.filter_dtype
+        if bias.dtype != dtype and bias.dtype.newbyteorder("=") != dtype:
+            raise ValueError(f"bias must have dtype {dtype} like the filter, got {bias.dtype}")
+        return np.require(bias, dtype, ("C", "A"))
 
     def _run_on_views(self, a: Array, b: Array, bias: Array | None, out: Array | None, threads: int) -> Array:
         """Run on 4-D views of 3-D images and of a `[kh, kw]` filter."""

@@ -7,6 +7,8 @@ return: hashable arguments among which no bool or float passes for an equal int.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -86,8 +88,10 @@ def general_operation(
     algorithm: str | None,
 ) -> _engine.Operation:
     """The operation of `conv2d` or one of its gradients; `dtypes` are those of its two arrays."""
-    operand_dtype = _common_dtype(_GENERAL_ARRAYS[op], dtypes)
-    check_dtype(dtype, operand_dtype)
+    operand_dtype = _operand_dtype(op, dtypes)
+    x_dtype = dtypes[0].name if op != "grad_input" and dtypes[0].name in _spec.INTEGERS else None
+    result_dtype = dtype if op == "forward" and x_dtype and dtype in _spec.INTEGERS else None
+    check_dtype(None if result_dtype else dtype, operand_dtype)
     if op != "forward":
         check_no_epilogue(has_bias, activation)
     spec = _spec.general_spec(
@@ -105,7 +109,7 @@ def general_operation(
     )
     if grad_shape is not None:
         _spec.check_shape("grad", grad_shape, spec.output_shape)
-    return _engine.Operation(op, spec, has_bias)
+    return _engine.Operation(op, replace(spec, x_dtype=x_dtype, result_dtype=result_dtype), has_bias)
 
 
 def numpy_dtype(name: str, value: Any) -> np.dtype[Any]:
@@ -132,11 +136,26 @@ def check_dtype(dtype: str | None, operand_dtype: str) -> None:
         raise ValueError(f"dtype must be None or that of the arrays, {operand_dtype}, got {dtype}")
 
 
+def check_no_integers(op: _spec.Op, dtypes: Iterable[np.dtype[Any]]) -> None:
+    """Raise for an image of integers, which only NumPy's functions take."""
+    for name, dtype in zip(_GENERAL_ARRAYS[op], dtypes, strict=False):
+        if dtype.name in _spec.INTEGERS:
+            _spec.common_dtype({name: dtype.name})
+
+
 def check_no_epilogue(has_bias: bool, activation: Any) -> None:
     """Raise if the caller of a gradient asks for a bias or an activation."""
     if has_bias or activation is not None:
         argument = "bias" if has_bias else "activation"
         raise ValueError(f"{argument} must be None in a gradient, which is that of the convolution alone")
+
+
+def _operand_dtype(op: _spec.Op, dtypes: tuple[np.dtype[Any], np.dtype[Any]]) -> str:
+    """What to compute in; an image `x` may be of integers."""
+    names, (first, second) = _GENERAL_ARRAYS[op], dtypes
+    if op == "grad_input":
+        return _common_dtype(names, dtypes)
+    return _spec.image_dtypes(names[0], first.name, names[1], second.name)
 
 
 def _common_dtype(names: tuple[str, str], dtypes: tuple[np.dtype[Any], np.dtype[Any]]) -> str:

@@ -22,7 +22,8 @@ class Plan:
         "forward", "grad_input" or "grad_filter".
     x_shape, filter_shape, output_shape : tuple of int
         Of the forward operation; a gradient reads or writes arrays of the same shapes.
-    dtype, layout : str
+    dtype, x_dtype, result_dtype, layout, border : str
+        `dtype` is what it is computed in.
     algorithm, kernel, tile, isa : str
         The algorithm, the kernel's name in the registry, its register tile and the instruction set.
     threads : int
@@ -33,6 +34,8 @@ class Plan:
         Multiply-adds of the direct algorithm.
     bytes : int
         Bytes of the input, the filter and the output.
+    copies : str
+        What of the image is copied piece by piece, for its border or because it holds integers; or empty.
     reason : str
         Why this kernel.
     """
@@ -42,7 +45,10 @@ class Plan:
     filter_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     dtype: str
+    x_dtype: str
+    result_dtype: str
     layout: str
+    border: str
     algorithm: str
     kernel: str
     tile: str
@@ -51,6 +57,7 @@ class Plan:
     scratch_bytes: int
     multiply_adds: int
     bytes: int
+    copies: str
     reason: str
 
     @property
@@ -74,8 +81,11 @@ class Plan:
     def __str__(self) -> str:
         compute, memory = self.compute_floor_us, self.memory_floor_us
         bound = "multiply-adds" if compute >= memory else "memory"
+        types = {"x": self.x_dtype, "result": self.result_dtype}
+        stored = "".join(f", {name} {dtype}" for name, dtype in types.items() if dtype != self.dtype)
+        border = "" if self.border == "constant" else f", border {self.border}"
         rows = {
-            "operation": f"{self.op}, {self.layout} {self.dtype}",
+            "operation": f"{self.op}, {self.layout} {self.dtype}{stored}{border}",
             "shapes": f"x {self.x_shape}, filter {self.filter_shape}, output {self.output_shape}",
             "algorithm": f"{self.algorithm}: {self.reason}",
             "kernel": f"{self.kernel}, tile {self.tile}, {self.isa}",
@@ -85,6 +95,8 @@ class Plan:
             "floor": f"{max(compute, memory):,.1f} us, bound by {bound} "
             f"(multiply-adds {compute:,.1f} us, memory {memory:,.1f} us)",
         }
+        if self.copies:
+            rows["copies"] = self.copies
         return "\n".join(f"{name:9}  {text}" for name, text in rows.items())
 
 
@@ -99,6 +111,9 @@ def plan_of(operation: _engine.Operation, num_threads: Any = None) -> Plan:
         filter_shape=spec.filter_shape,
         output_shape=spec.output_shape,
         dtype=spec.dtype,
+        x_dtype=spec.x_dtype or spec.dtype,
+        result_dtype=spec.result_dtype or spec.dtype,
+        border=spec.border,
         layout=spec.layout,
         algorithm=described["algorithm"],
         kernel=described["kernel"],
@@ -108,6 +123,7 @@ def plan_of(operation: _engine.Operation, num_threads: Any = None) -> Plan:
         scratch_bytes=described["scratch_bytes"],
         multiply_adds=described["multiply_adds"],
         bytes=described["bytes"],
+        copies=described["copies"],
         reason=described["reason"],
     )
 

@@ -21,12 +21,16 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 BORDERS = ("constant", "reflect", "symmetric", "edge", "wrap")
 ACTIVATIONS = (None, "relu", "relu6", "silu", "hard_swish")
 ALGORITHMS = ("auto", "direct", "fft", "separable")
-ENGINE_BORDERS = ("constant",)
+# Integers that an image may be stored as, and what they are computed in.
+INTEGERS = ("uint8", "int16", "uint16")
+INTEGER_FILTERS = ("float32", "float64")
 OPS = ("forward", "grad_input", "grad_filter")
 
 # The engine's bound on elements of an array and positions of an axis, which leaves its int64 some room.
 _LARGEST = 2**48
 _LARGEST_INT = 2**62
+# Pixels of an image with a border that is not constant: the gradient visits every one of them.
+_LARGEST_PADDED = 2**36
 # No argument has more entries than this; a longer one is refused before it is read.
 _LONGEST = 32
 _FEW_INTS = frozenset((int,) * n for n in range(1, 5))
@@ -35,7 +39,7 @@ Op = Literal["forward", "grad_input", "grad_filter"]
 T = TypeVar("T")
 Shape = tuple[int, ...]
 NativeAxis = tuple[int, int, int, int, int, int]
-NativeArguments = tuple[int, int, int, int, int, int, NativeAxis, NativeAxis, int, bool, int, str]
+NativeArguments = tuple[int, int, int, int, int, int, NativeAxis, NativeAxis, int, bool, int, int, int, str]
 Pad = Literal["SAME"] | tuple[int, int]
 
 
@@ -62,7 +66,8 @@ class Spec:
     """A depthwise convolution, resolved and checked: everything but the data.
 
     `batched` is False for a 3-D `x`; `shared_filter` is True for a `[kh, kw]` filter that serves every
-    channel. The shapes below are those that the caller sees.
+    channel. The shapes below are those that the caller sees. `dtype` is the filter's, in which everything is
+    computed; `x_dtype` and `result_dtype` name the integers of an image that is stored otherwise.
     """
 
     batch: int
@@ -77,6 +82,8 @@ class Spec:
     algorithm: str = "auto"
     batched: bool = True
     shared_filter: bool = False
+    x_dtype: str | None = None
+    result_dtype: str | None = None
 
     @property
     def input_shape(self) -> Shape:
@@ -126,7 +133,9 @@ class Spec:
             self.width.native,
             ACTIVATIONS.index(self.activation),
             has_bias,
-            BORDERS.index(one_of("border", self.border, ENGINE_BORDERS)),
+            BORDERS.index(self.border),
+            _storage(self.x_dtype),
+            _storage(self.result_dtype),
             self.algorithm,
         )
 
@@ -216,6 +225,8 @@ def general_spec(
     spec = _resolve(
         image, kernel, dtype, layout, settings["stride"], settings["dilation"], settings["padding"], names
     )
+    if border != "constant":
+        _check_border(border, spec)
     return replace(spec, border=border, activation=activation, algorithm=algorithm)
 
 
@@ -294,6 +305,18 @@ def common_dtype(dtypes: Mapping[str, str]) -> str:
     return dtype
 
 
+def image_dtypes(x_name: str, x: str, filter_name: str, filter: str) -> str:
+    """The dtype to compute in, that of the filter (or gradient); an image may also be of integers."""
+    if x not in INTEGERS:
+        return common_dtype({x_name: x, filter_name: filter})
+    if filter not in INTEGER_FILTERS:
+        raise ValueError(
+            f"{filter_name} must have dtype {_listed(INTEGER_FILTERS, 'or')} where {x_name} has {x}, "
+            f"got {filter}"
+        )
+    return filter
+
+
 def check_shape(name: str, shape: Sequence[int], expected: Sequence[int]) -> None:
     """Raise unless the argument `name` has exactly the `expected` shape."""
     if tuple(shape) != tuple(expected):
@@ -362,6 +385,27 @@ def _resolve(
     for name, shape in ((names[0], image), (names[1], kernel), ("the output", spec.output_shape)):
         _check_addressable(name, shape)
     return spec
+
+
+def _storage(dtype: str | None) -> int:
+    """What the engine knows an image's dtype by: 0 is that of the filter."""
+    return 0 if dtype is None else 1 + INTEGERS.index(dtype)
+
+
+def _check_border(border: str, spec: Spec) -> None:
+    """Raise where there is nothing to show outside an image, or more than any array holds."""
+    for name, axis in (("height", spec.height), ("width", spec.width)):
+        if axis.input == 0 and axis.pad_before + axis.pad_after > 0:
+            raise ValueError(
+                f"border {border!r} must have pixels to show, got an image of {name} 0 with padding "
+                f"({axis.pad_before}, {axis.pad_after})"
+            )
+    if math.prod(a.pad_before + a.input + a.pad_after for a in (spec.height, spec.width)) > _LARGEST_PADDED:
+        raise ValueError(
+            f"padding must give an image of at most 2**36 pixels for border {border!r}, got "
+            f"{spec.height.pad_before + spec.height.input + spec.height.pad_after} x "
+            f"{spec.width.pad_before + spec.width.input + spec.width.pad_after}"
+        )
 
 
 def _axis(name: str, size: int, kernel: int, stride: int, dilation: int, pads: Pad) -> Axis:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from . import _engine, _spec
-from ._operations import general_operation, tensorflow_operation
+from ._operations import check_no_integers, general_operation, tensorflow_operation
 
 try:
     from tensorflow.python.eager.record import could_possibly_record
@@ -118,6 +118,8 @@ class Convolution:
         return operation.run(a, b, bias[0] if bias else None, out, self.num_threads)
 
     def _operation(self, op: _spec.Op, shapes: Any, dtypes: Any, activation: str | None) -> _engine.Operation:
+        if self.face == "general":
+            check_no_integers(op, dtypes[:2])
         layer = {"has_bias": len(dtypes) == 3, "activation": activation} if self.face == "general" else {}
         return _RESOLVERS[self.face](op, *shapes, dtypes[:2], **self.settings, **layer)
 

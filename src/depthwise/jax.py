@@ -21,7 +21,7 @@ import numpy as np
 
 from . import _config, _spec
 from ._jax.primitives import bilinear, layer
-from ._operations import dtype_name, general_operation, tensorflow_operation
+from ._operations import check_no_integers, dtype_name, general_operation, tensorflow_operation
 from ._spec import plain, plain_padding, word
 
 __all__ = [
@@ -243,6 +243,7 @@ def _general_spec(
 ) -> _spec.Spec:
     if out is not None:
         raise TypeError(f"out must be None, since JAX arrays never change, got {type(out).__name__}")
+    check_no_integers(op, (array.dtype for array in arrays))
     stride, padding, dilation, layout, border, has_bias, activation, dtype, algorithm = settings
     return general_operation(
         op,

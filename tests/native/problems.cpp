@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "border.hpp"
 #include "check.hpp"
 
 namespace depthwise::testing {
@@ -39,9 +40,9 @@ void for_each_product(const Spec& s, const Product& product) {
       for (index_t j = 0; j < s.w.out; ++j)
         for (index_t u = 0; u < s.h.kernel; ++u)
           for (index_t v = 0; v < s.w.kernel; ++v) {
-            const index_t row = s.h.stride * i + s.h.dilation * u - s.h.pad;
-            const index_t column = s.w.stride * j + s.w.dilation * v - s.w.pad;
-            if (row < 0 || row >= s.h.in || column < 0 || column >= s.w.in) continue;
+            const index_t row = map_border(s.border, s.h.stride * i + s.h.dilation * u - s.h.pad, s.h.in);
+            const index_t column = map_border(s.border, s.w.stride * j + s.w.dilation * v - s.w.pad, s.w.in);
+            if (row < 0 || column < 0) continue;
             for (index_t o = 0; o < s.out_channels(); ++o)
               product(b * in.batch_step + row * in.row_step + column * in.column_step +
                           o / s.multiplier * in.channel_step,
@@ -105,12 +106,13 @@ Sums define(const Problem& p) {
 [[noreturn]] void report(const Plan& plan, int threads, index_t element, double got, double expected) {
   const Spec& s = plan.spec;
   std::printf(
-      "%s on %s, %d threads: op %d dtype %d layout %d activation %d bias %d batch %lld channels %lld "
+      "%s on %s, %d threads: op %d dtype %d layout %d border %d activation %d bias %d batch %lld channels "
+      "%lld "
       "multiplier %lld\n",
       kernel_info(plan.kernel).name, plan.isa->name, threads, static_cast<int>(s.op),
-      static_cast<int>(s.dtype), static_cast<int>(s.layout), static_cast<int>(s.activation), s.has_bias,
-      static_cast<long long>(s.batch), static_cast<long long>(s.channels),
-      static_cast<long long>(s.multiplier));
+      static_cast<int>(s.dtype), static_cast<int>(s.layout), static_cast<int>(s.border),
+      static_cast<int>(s.activation), s.has_bias, static_cast<long long>(s.batch),
+      static_cast<long long>(s.channels), static_cast<long long>(s.multiplier));
   for (const Axis& a : {s.h, s.w})
     std::printf("  in %lld out %lld kernel %lld stride %lld dilation %lld pad %lld\n",
                 static_cast<long long>(a.in), static_cast<long long>(a.out), static_cast<long long>(a.kernel),
@@ -176,6 +178,8 @@ Spec draw_spec(Choices& choices) {
   s.multiplier = choices.draw(0, 1) ? 1 : choices.draw(0, 9);
   s.h = draw_axis(choices);
   s.w = draw_axis(choices);
+  // Where the image has pixels to show.
+  if (s.h.in > 0 && s.w.in > 0) s.border = static_cast<Border>(choices.draw(0, kBorders - 1));
   if (s.op == Op::forward && choices.draw(0, 3) == 3) {
     s.has_bias = choices.draw(0, 1);
     s.activation = static_cast<Activation>(choices.draw(0, 4));

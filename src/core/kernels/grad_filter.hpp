@@ -6,6 +6,7 @@
 #pragma once
 
 #include "flat_pack.hpp"
+#include "generic.hpp"
 #include "grad_layout.hpp"
 #include "grad_tile.hpp"
 
@@ -336,17 +337,18 @@ class GenericGradFilter {
   }
 
   T row_sum(index_t n, index_t i, index_t t, index_t k, index_t o) const {
-    const index_t row = spec_.h.stride * i + spec_.h.dilation * t - spec_.h.pad;
-    const bool inside = row >= 0 && row < spec_.h.in;
-    const S* x = static_cast<const S*>(task_.operands.a) + n * x_image_.batch_step + row * x_image_.row_step +
-                 o / spec_.multiplier * x_image_.channel_step;
+    const Axis &h = spec_.h, &w = spec_.w;
+    const index_t row = map_border(spec_.border, h.stride * i + h.dilation * t - h.pad, h.in);
+    const index_t x =
+        n * x_image_.batch_step + row * x_image_.row_step + o / spec_.multiplier * x_image_.channel_step;
     const S* grad = static_cast<const S*>(task_.operands.b) + n * grad_image_.batch_step +
                     i * grad_image_.row_step + o * grad_image_.channel_step;
     T sum = 0;
-    for (index_t j = 0; j < spec_.w.out; ++j) {
-      const index_t column = spec_.w.stride * j + spec_.w.dilation * k - spec_.w.pad;
-      const bool read = inside && column >= 0 && column < spec_.w.in;
-      sum = simd::fma(read ? simd::load_one(x + column * x_image_.column_step) : T(0),
+    for (index_t j = 0; j < w.out; ++j) {
+      const index_t column = map_border(spec_.border, w.stride * j + w.dilation * k - w.pad, w.in);
+      const bool read = row >= 0 && column >= 0;
+      const index_t at = x + column * x_image_.column_step;
+      sum = simd::fma(read ? load_stored<S>(task_.operands.a, spec_.input, at) : T(0),
                       simd::load_one(grad + j * grad_image_.column_step), sum);
     }
     return sum;

@@ -6,6 +6,7 @@
 #include "grad_filter.hpp"
 #include "lines.hpp"
 #include "peak.hpp"
+#include "pieces.hpp"
 
 namespace {
 
@@ -39,6 +40,7 @@ const depthwise::KernelTable DEPTHWISE_CAT(depthwise_kernels_, DEPTHWISE_ISA) = 
 #include "kernels.def"
 #undef DEPTHWISE_KERNEL
     },
+    kPieceFunctions,
     peak<float>,
     peak<double>,
     simd::kVectorBytes,

@@ -57,6 +57,26 @@ def parse_layout(text: str) -> Layout:
     raise typer.BadParameter(f"expected NHWC or NCHW, got {text!r}")
 
 
+def parse_border(text: str) -> str:
+    """Parse the name of a border."""
+    from depthwise._spec import BORDERS
+
+    return _name(text, BORDERS)
+
+
+def parse_dtype(text: str) -> str:
+    """Parse the name of a dtype that results may have."""
+    from depthwise._spec import INTEGER_FILTERS, INTEGERS
+
+    return _name(text, (*INTEGERS, *INTEGER_FILTERS))
+
+
+def _name(text: str, names: tuple[str, ...]) -> str:
+    if text.lower() in names:
+        return text.lower()
+    raise typer.BadParameter(f"expected {', '.join(names[:-1])} or {names[-1]}, got {text!r}")
+
+
 # Typer takes no union for an option's type: Any stands for what the parser returns.
 StrideOption = Annotated[
     Any, typer.Option("--stride", parser=parse_pair, metavar="STRIDE", help="Step between outputs: N or HxW.")
@@ -67,7 +87,7 @@ PaddingOption = Annotated[
         "--padding",
         parser=parse_padding,
         metavar="PADDING",
-        help="Zeros around the image: SAME keeps its size at stride 1, VALID adds none; or pixels N (all "
+        help="Pixels around the image: SAME keeps its size at stride 1, VALID adds none; or pixels N (all "
         "sides), H,W (rows and columns) or top,bottom,left,right.",
     ),
 ]
@@ -77,9 +97,28 @@ DilationOption = Annotated[
         "--dilation", parser=parse_pair, metavar="DILATION", help="Step between filter taps: N or HxW."
     ),
 ]
+BorderOption = Annotated[
+    Any,
+    typer.Option(
+        "--border",
+        parser=parse_border,
+        metavar="BORDER",
+        help="What lies around the image, as numpy.pad names it: constant (zeros), reflect, symmetric, edge "
+        "or wrap.",
+    ),
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", help="Threads to use; by default as `depthwise info` shows."),
+]
+DTypeOption = Annotated[
+    Any,
+    typer.Option(
+        "--dtype",
+        parser=parse_dtype,
+        metavar="DTYPE",
+        help="Of the result: uint8, int16 or uint16, rounded and saturated, or float32 or float64.",
+    ),
 ]
 LayoutOption = Annotated[
     Any,

@@ -10,7 +10,9 @@ import typer
 from rich.markup import escape
 
 from depthwise._cli.arguments import (
+    BorderOption,
     DilationOption,
+    DTypeOption,
     Layout,
     LayoutOption,
     PaddingOption,
@@ -23,6 +25,9 @@ from depthwise._cli.errors import CommandError, explained
 from depthwise._cli.kernels import Kernel, parse_kernel
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from depthwise._cli.image import Image
 
 KernelOption = Annotated[
@@ -37,6 +42,8 @@ def filter_command(
     stride: StrideOption = "1",
     padding: PaddingOption = "SAME",
     dilation: DilationOption = "1",
+    border: BorderOption = "constant",
+    dtype: DTypeOption = None,
     layout: LayoutOption = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -47,8 +54,8 @@ def filter_command(
 
     Every channel is filtered by itself; an alpha channel stays as it is. 8-bit integers are computed in
     float32, wider ones in float64. Images are written back in the type they came in, rounded to the nearest
-    integer (ties to even) and saturated; arrays in the type they were computed in. So write .npy to keep
-    negative values, such as half of what a Sobel kernel gives.
+    integer (ties to even) and saturated; arrays in the type they were computed in; --dtype says otherwise. So
+    write .npy to keep negative values, such as half of what a Sobel kernel gives.
 
     **Kernels** with their parameters and defaults, given in this order or by name:
 
@@ -72,7 +79,7 @@ def filter_command(
     **Examples**
 
     ```
-    depthwise filter photo.png blurred.png --kernel gaussian:2
+    depthwise filter photo.png blurred.png --kernel gaussian:2 --border symmetric
     depthwise filter photo.jpg edges.npy -k sobel-x --padding VALID
     depthwise filter scan.tif out.tif -k gaussian:sigma=2,radius=6 --stride 2
     depthwise filter features.npy out.npy -k bank.npy --layout NCHW --dilation 2
@@ -80,38 +87,58 @@ def filter_command(
     ```
     """
     with explained():
-        job = Job(parse_kernel(kernel), stride, padding, dilation, threads)
+        job = Job(parse_kernel(kernel), stride, padding, dilation, border, dtype, threads)
     filter_files(inputs, output, job, layout)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is done to every image: the kernel and `depthwise.conv2d`'s keywords but for the layout."""
+    """What is done to every image: the kernel and `depthwise.conv2d`'s keywords but for the layout.
+
+    `dtype` is that of the result; None leaves it to the image and to the format that is written.
+    """
 
     kernel: Kernel
     stride: Pair = 1
     padding: Pads = "SAME"
     dilation: Pair = 1
+    border: str = "constant"
+    dtype: str | None = None
     num_threads: int | None = None
 
     def keywords(self) -> dict[str, Any]:
-        """The keyword arguments for `depthwise.conv2d`."""
-        names = ("stride", "padding", "dilation", "num_threads")
+        """The keyword arguments for `depthwise.conv2d`, less the dtype."""
+        names = ("stride", "padding", "dilation", "border", "num_threads")
         return {name: getattr(self, name) for name in names}
 
 
-def filter_image(image: Image, job: Job) -> Image:
-    """Filter every channel of an image; the result is floating, and of the same layout."""
+def filter_image(image: Image, job: Job, result: np.dtype[Any] | None = None) -> Image:
+    """Filter every channel of an image; the result has the same layout.
+
+    It is of dtype `result`: integers are rounded and saturated. None stands for the type it is computed in.
+    """
     import numpy as np
 
     import depthwise
-    from depthwise._cli.image import compute_dtype
+    from depthwise._cli.image import compute_dtype, is_native, to_integers
 
-    dtype = compute_dtype(image.pixels.dtype)
-    pixels = image.pixels.astype(dtype) if image.pixels.dtype.kind != "f" else image.pixels
-    with np.errstate(over="ignore"):  # a weight beyond a narrower type is infinite there
-        kernel = job.kernel.astype(dtype)
-    filtered = replace(image, pixels=depthwise.conv2d(pixels, kernel, layout=image.layout, **job.keywords()))
+    if image.alpha is not None and result not in (None, image.alpha.dtype):
+        raise ValueError(f"an alpha channel of {image.alpha.dtype} cannot follow a change to {result}")
+    dtype = compute_dtype(image.pixels.dtype, result)
+    native = is_native(image.pixels.dtype)
+    kernel = _weights(job.kernel, dtype)
+    # The engine rounds what it computes from integers; only a kernel that is not finite makes NaN of them.
+    rounds = native and image.pixels.dtype.kind in "iu" and np.isfinite(kernel).all() and is_native(result)
+    values = depthwise.conv2d(
+        image.pixels if native else image.pixels.astype(dtype),
+        kernel,
+        layout=image.layout,
+        dtype=result if rounds and result is not None and result.kind in "iu" else None,
+        **job.keywords(),
+    )
+    if result is not None and values.dtype != result:
+        values = to_integers(values, result) if result.kind in "iu" else values.astype(result)
+    filtered = replace(image, pixels=values)
     if image.alpha is not None and filtered.size != image.size:
         raise ValueError(
             f"an alpha channel of {image.size} cannot follow a change of size to {filtered.size}"
@@ -119,19 +146,26 @@ def filter_image(image: Image, job: Job) -> Image:
     return filtered
 
 
+def _weights(kernel: Kernel, dtype: np.dtype[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    with np.errstate(over="ignore"):  # a weight beyond a narrower type is infinite there
+        return kernel.astype(dtype)
+
+
 def filter_file(source: Path, target: Path, job: Job, layout: Layout | None = None) -> None:
     """Filter every image in `source` and write the results to `target`, whole or not at all."""
+    import numpy as np
+
     from depthwise._cli.files import format_of, read_images, write_images
-    from depthwise._cli.image import to_integers
 
     results: dict[str, Image] = {}
     keeps_integers = format_of(target).keeps_integers
     for name, image in read_images(source, layout).items():
         with explained(str(source)):
-            result = filter_image(image, job)
-            if keeps_integers and image.pixels.dtype.kind in "iu":
-                result = replace(result, pixels=to_integers(result.pixels, image.pixels.dtype))
-            results[name] = result
+            stored = image.pixels.dtype
+            dtype = stored if keeps_integers and stored.kind in "iu" else None
+            results[name] = filter_image(image, job, dtype if job.dtype is None else np.dtype(job.dtype))
     write_images(target, results)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthwise._cli.arguments import Layout
+from depthwise._spec import DTYPES, INTEGERS
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,17 @@ def from_array(array: NDArray[Any], layout: Layout) -> Image:
     return Image(array, layout)
 
 
-def compute_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def is_native(dtype: np.dtype[Any] | None) -> bool:
+    """Whether the engine reads this dtype."""
+    return dtype is not None and dtype.name in (*DTYPES, *INTEGERS)
+
+
+def compute_dtype(dtype: np.dtype[Any], result: np.dtype[Any] | None = None) -> np.dtype[Any]:
     """The floating type to filter `dtype` in: its own, or one that holds its integers exactly."""
     if dtype.kind == "f":
         native: np.dtype[Any] = dtype.newbyteorder("=")
         return native
-    return np.dtype(np.float32 if dtype.itemsize == 1 else np.float64)
+    return np.dtype(np.float32 if dtype.itemsize == 1 and result != np.float64 else np.float64)
 
 
 def to_integers(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -82,6 +82,10 @@ class Fusion:
         return {**self.__dict__, "_cached": None}
 
 
+# PyTorch's names of what lies outside the image, and the engine's.
+_BORDERS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+
+
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise `torch.nn.Conv2d` that runs on the engine; `accelerate` makes it from a given one."""
 
@@ -95,12 +99,12 @@ class DepthwiseConv2d(nn.Conv2d):
         else:
             filter, bias, activation = filter_of(self.weight, self.in_channels), self.bias, None
         image = input if input.ndim == 4 else input.unsqueeze(0)
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":  # the engine reads zeros outside the image
-            image = nn.functional.pad(image, self._reversed_padding_repeated_twice, self.padding_mode)
-            padding = 0
-        strides, pads, dilations = geometry(self.stride, padding, self.dilation)
-        rest = strides, pads, dilations, "constant", "auto", 0
+        strides, pads, dilations = geometry(self.stride, self.padding, self.dilation)
+        border = _BORDERS[self.padding_mode]
+        if border != "constant":
+            left, right, top, bottom = self._reversed_padding_repeated_twice
+            pads = top, bottom, left, right
+        rest = strides, pads, dilations, border, "auto", 0
         result = operators.forward(image, filter, bias, activation, *rest)
         return result if input.ndim == 4 else result.squeeze(0)
 
