@@ -156,7 +156,7 @@ bool choose_sizes(Patches& p, index_t bytes) {
   const Spec& s = p.spec;
   const index_t line = kLineBytes / compute_bytes(s.dtype);
   const bool nhwc = s.layout == Layout::nhwc;
-  const double bearable = nhwc ? 1.25 + static_cast<double>(s.h.kernel * s.w.kernel) / 32 : 1.01;
+  const double bearable = nhwc ? 1.25 + static_cast<double>(s.h.kernel * s.w.kernel) / 256 : 1.01;
   index_t channels = nhwc ? s.channels : std::min(s.channels, line), best = 0;
   double least = 1e299;
   for (;;) {
