@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "kernels/direct_layout.hpp"
 #include "kernels/grad_layout.hpp"
 #include "kernels/line_layout.hpp"
 #include "plan.hpp"
@@ -34,10 +35,10 @@ struct Problem {
   AxisClass h, w;
   index_t channels;  // of the result
 
-  explicit Problem(const Spec& s)
+  explicit Problem(const Spec& s, Dilation columns = Dilation::keep)
       : spec(s),
         h(widest(s, s.h, Dilation::split)),
-        w(widest(s, s.w, Dilation::keep)),
+        w(widest(s, s.w, columns)),
         channels(s.op == Op::grad_input ? s.channels : s.out_channels()) {}
 };
 
@@ -83,9 +84,11 @@ int choose_pixels(index_t columns) {
 }
 
 Rule lines_rule(const Spec& spec) {
-  const Problem p(spec);
-  const index_t line = kLineBytes / compute_bytes(spec.dtype);
   Rule r;
+  // Packing brings the pixels of a residue together; a plane's rows are packed as they lie.
+  r.columns = spec.layout == Layout::nhwc ? Dilation::split : Dilation::keep;
+  const Problem p(spec, r.columns);
+  const index_t line = kLineBytes / compute_bytes(spec.dtype);
   r.units = ceil_div(p.channels, line);
   const auto scratch = [&](const Tile& t) { return line_scratch_bytes(line_layout(spec, t, p.h, p.w)); };
   r.tile.columns = p.w.out_count;
@@ -215,35 +218,31 @@ Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
   return r;
 }
 
-// Whether every block of columns, the last of each class too, holds a whole tile.
-bool whole_tiles(const Spec& spec, const Tile& tile) {
-  const index_t classes = class_count(spec.op, spec.w, Dilation::keep);
-  for (const index_t k : {index_t{0}, classes - 1}) {
-    const index_t rest = axis_class(spec.op, spec.w, Dilation::keep, k).out_count % tile.columns;
-    const index_t last = rest > 0 ? rest : tile.columns;
-    if (last < tile.pixels) return false;
-  }
-  return true;
+// Lines of channels whose source rows under a tile fill `bytes`.
+index_t resident_lines(const Problem& p, index_t columns, index_t bytes) {
+  const index_t rows = p.h.stride + p.h.taps;
+  return bytes / std::max<index_t>(rows * p.w.span(columns) * kLineBytes, 1);
 }
 
 Rule nhwc_direct(const Spec& spec, int vector_bytes) {
-  const Problem p(spec);
-  const index_t element = compute_bytes(spec.dtype);
   Rule r;
-  r.tile.pixels = choose_pixels(p.w.out_count);
+  r.columns = Dilation::split;
+  const Problem p(spec, r.columns);
+  const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
+  r.units = ceil_div(p.channels, line);
   r.tile.columns = p.w.out_count;
-  const auto bytes = [&](const Tile& t) { return p.h.taps * p.w.span(t.columns) * spec.channels * element; };
-  fit_columns(r.tile, caches().l1 * 3 / 4, r.tile.pixels, bytes);
-  while (r.tile.columns < p.w.out_count && !whole_tiles(spec, r.tile)) ++r.tile.columns;
-  const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch;
-  r.tile.rows = choose_rows(p, blocks, r.tile.columns * spec.channels * p.h.taps * p.w.taps);
-  r.scratch_bytes = p.h.taps * static_cast<index_t>(sizeof(void*));
+  r.tile.pixels = choose_pixels(r.tile.columns);
+  r.tile.units = std::clamp<index_t>(resident_lines(p, r.tile.columns, caches().l1 * 3 / 4), 2, r.units);
+  r.tile.units = ceil_div(r.units, ceil_div(r.units, r.tile.units));
+  // The last block holds a whole vector, too.
+  while (p.channels % line != 0 && r.units > r.tile.units && r.units % r.tile.units == 1) ++r.tile.units;
+  const index_t blocks =
+      ceil_div(p.w.out_count, r.tile.columns) * spec.batch * ceil_div(r.units, r.tile.units);
+  r.tile.rows = choose_rows(p, blocks, r.tile.columns * r.tile.units * line * p.h.taps * p.w.taps);
+  r.scratch_bytes = direct_scratch_bytes(r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && spec.multiplier == 1 && element == dtype_bytes(spec.dtype) &&
-              spec.channels * element >= vector_bytes && whole_tiles(spec, r.tile) &&
-              r.scratch_bytes <= kMaxScratchBytes;
-  // Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache.
-  constexpr index_t kAliasingBytes = 1024;
-  r.preferred = spec.channels * element % kAliasingBytes != 0;
+              spec.channels * element >= vector_bytes && r.scratch_bytes <= kMaxScratchBytes;
+  r.preferred = true;
   r.reason = "channels fill the lanes, and the image is read in place";
   return r;
 }

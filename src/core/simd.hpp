@@ -15,6 +15,15 @@
 
 #define DEPTHWISE_INLINE inline __attribute__((always_inline))
 
+// The constraint of a vector register in inline assembly.
+#if defined(__AVX512F__)
+#define DEPTHWISE_VECTOR_REGISTER "v"
+#elif defined(__x86_64__)
+#define DEPTHWISE_VECTOR_REGISTER "x"
+#else
+#define DEPTHWISE_VECTOR_REGISTER "w"
+#endif
+
 namespace {
 namespace simd {
 

@@ -14,12 +14,12 @@ struct LineLayout {
   index_t panel_columns;  // pixels of a packed row
   index_t slots;          // packed rows kept: those under rows_at_once output rows
   index_t subrows;        // planes of a packed row: the multiplier for the input gradient, else 1
-  index_t ring, zeros, weights, bias, result, tables;
+  index_t ring, zeros, weights, bias, result, table;
 };
 
 DEPTHWISE_SHARED LineLayout line_layout(const Spec& spec, const Tile& tile, const AxisClass& h,
                                         const AxisClass& w) {
-  const index_t columns = larger(tile.columns, tile.pixels), at_once = tile.rows_at_once;
+  const index_t columns = tile.columns, at_once = tile.rows_at_once;
   LineLayout l{};
   l.panel_columns = larger(1, w.taps > 0 ? (columns - 1) * w.stride + (w.taps - 1) * w.spacing + 1 : 0);
   l.slots = (at_once - 1) * h.stride + larger(1, h.taps);
@@ -29,13 +29,12 @@ DEPTHWISE_SHARED LineLayout line_layout(const Spec& spec, const Tile& tile, cons
   l.weights = h.taps * l.subrows * w.taps;
   l.bias = 1;
   l.result = at_once * columns;
-  const index_t pointer = sizeof(void*), entry = 3 * pointer;  // of the row tables, and of their directory
-  l.tables = (at_once * (larger(1, h.taps) * l.subrows * pointer + entry) + kLineBytes - 1) / kLineBytes;
+  l.table = (l.slots * l.subrows * static_cast<index_t>(sizeof(void*)) + kLineBytes - 1) / kLineBytes;
   return l;
 }
 
 DEPTHWISE_SHARED index_t line_scratch_bytes(const LineLayout& l) {
-  return (l.ring + l.zeros + l.weights + l.bias + l.result + l.tables) * kLineBytes;
+  return (l.ring + l.zeros + l.weights + l.bias + l.result + l.table) * kLineBytes;
 }
 
 }  // namespace depthwise

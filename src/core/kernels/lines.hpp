@@ -30,8 +30,7 @@ class Lines {
         result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
         layout_(line_layout(spec_, *task.tile, h_, w_)),
         columns_(task.column_end - task.column_begin),
-        plain_(!task.operands.bias && spec_.activation == depthwise::Activation::none),
-        compute_(line_block_function<T>(w_.stride, w_.taps, w_.spacing == 1, task.tile->pixels)) {
+        plain_(!task.operands.bias && spec_.activation == depthwise::Activation::none) {
     T* at = reinterpret_cast<T*>(task.scratch);
     const auto take = [&at](index_t lines) {
       T* const part = at;
@@ -43,20 +42,19 @@ class Lines {
     weights_ = take(layout_.weights);
     bias_ = take(layout_.bias);
     row_ = take(layout_.result);
-    rows_ = reinterpret_cast<LineRows<T>*>(take(layout_.tables));
-    pointers_ = reinterpret_cast<const T**>(rows_ + task.tile->rows_at_once);
+    table_ = reinterpret_cast<const T**>(take(layout_.table));
   }
 
   void run() {
     find_columns();
-    clear_margins();
     for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
       lane_ = unit * kL;
       const index_t rest = result_.channels - lane_;
       valid_ = static_cast<int>(rest < kL ? rest : kL);
       load_bias();
       finite_ = load_weights();
-      if (!finite_) clear(zeros_, layout_.zeros);
+      if (!finite_) clear(zeros_, layout_.zeros), clear_margins();
+      describe();
       run_blocks();
     }
   }
@@ -74,7 +72,8 @@ class Lines {
     for (index_t i = 0; i < lines * kL; i += kLanes<T>) simd::store(to + i, vec<T>{});
   }
 
-  // Which columns of the panel lie inside the source; the others stay 0 for the whole task.
+  // Which columns of the panel lie inside the source. The others are read only when a tap on zeros could make
+  // a NaN.
   void find_columns() {
     first_column_ = w_.source(w_.stride * task_.column_begin);
     const index_t step = w_.src_step, count = layout_.panel_columns;
@@ -128,6 +127,31 @@ class Lines {
     }
   }
 
+  void describe() {
+    window_ = {.taps = w_.taps,
+               .stride = w_.stride,
+               .spacing = w_.spacing,
+               .inside_begin = finite_ ? inside_begin_ : 0,
+               .inside_end = finite_ ? inside_end_ : layout_.panel_columns,
+               .pixel_step = kL,
+               .row_taps = h_.taps * layout_.subrows,
+               .row_stride = h_.stride * layout_.subrows,
+               .weights = weights_,
+               .weight_row = w_.taps * kL,
+               .weight_step = kL,
+               .out_step = kL,
+               .out_row = columns_ * kL,
+               .channels = kL};
+    if constexpr (kLayout == Layout::nhwc && sizeof(S) == sizeof(T)) {
+      in_place_ = plain_ && valid_ == kL;
+      if (in_place_) {
+        window_.out_step = w_.out_step * result_.column_step;
+        window_.out_row = h_.out_step * result_.row_step;
+      }
+    }
+    compute_ = window_functions(window_, task_.tile->pixels);
+  }
+
   // Output rows go by blocks of rows_at_once; row u reads positions stride*u to stride*u + taps.
   void run_blocks() {
     const index_t at_once = task_.tile->rows_at_once;
@@ -139,7 +163,7 @@ class Lines {
       packed = packed > begin ? packed : begin;
       pack_rows(packed, end, head.ahead(packed - begin));
       packed = end;
-      if (u != table_row_ || finite_ != table_finite_) find_rows(u, count, head);
+      find_rows(u, count, head);
       compute_block(u, count);
       if (u + at_once < task_.row_end) head = head.ahead(at_once * h_.stride);
     }
@@ -160,23 +184,26 @@ class Lines {
     }
   }
 
-  // The table of source rows under each of the block's rows. Those outside the source are left out, or are
-  // rows of zeros when a tap on zeros could make a NaN.
-  void find_rows(index_t u, index_t count, RingSlot head) {
-    table_row_ = u, table_finite_ = finite_;
-    const T** at = pointers_;
-    for (index_t i = 0; i < count; ++i, head = head.ahead(i < count ? h_.stride : 0)) {
-      LineRows<T>& rows = rows_[i];
-      rows = {at, 0, 0};
-      RingSlot slot = head;
-      for (index_t t = 0; t < h_.taps && w_.taps > 0; ++t, slot = slot.ahead(1)) {
-        const bool inside = h_.inside(h_.source(h_.stride * (u + i) + t));
-        if (!inside && finite_) continue;
-        if (rows.count == 0) rows.first = t * layout_.subrows;
-        for (index_t q = 0; q < layout_.subrows; ++q) at[rows.count++] = inside ? slot_row(slot, q) : zeros_;
-      }
-      at += rows.count;
+  // The table of source rows under the block. Those outside the source are left out at its ends, or are rows
+  // of zeros when a tap on zeros could make a NaN.
+  void find_rows(index_t u, index_t count, RingSlot slot) {
+    const index_t first = h_.stride * u, positions = (count - 1) * h_.stride + h_.taps;
+    for (index_t t = 0; t < positions; ++t, slot = slot.ahead(t < positions ? 1 : 0)) {
+      const bool inside = h_.inside(h_.source(first + t));
+      for (index_t q = 0; q < layout_.subrows; ++q)
+        table_[t * layout_.subrows + q] = inside ? slot_row(slot, q) : zeros_;
     }
+  }
+
+  // Rows of the table under `count` output rows from u on that are to be read: [begin, end), counted from u's
+  // first.
+  WindowRows<T> rows_under(index_t u, index_t count, index_t table_row, T* out) const {
+    const index_t first = h_.stride * u, positions = (count - 1) * h_.stride + h_.taps;
+    index_t begin = 0, end = w_.taps > 0 && h_.taps > 0 ? positions : 0;
+    while (finite_ && begin < end && !h_.inside(h_.source(first + begin))) ++begin;
+    while (finite_ && begin < end && !h_.inside(h_.source(first + end - 1))) --end;
+    const index_t q = layout_.subrows;
+    return {table_ + table_row * h_.stride * q, begin * q, end * q, out};
   }
 
   S* result_row(index_t u) const {
@@ -188,27 +215,28 @@ class Lines {
 
   // Plain sums of whole lines go straight to the result; anything else passes through rows of scratch.
   void compute_block(index_t u, index_t count) const {
-    const index_t out_row = h_.out_step * result_.row_step, out_step = w_.out_step * result_.column_step;
-    LineBlock<T> block{rows_,          count, weights_, w_.taps, w_.spacing * kL,
-                       w_.stride * kL, row_,  0,        kL,      columns_};
-    if constexpr (kLayout == Layout::nhwc && sizeof(S) == sizeof(T)) {
-      if (plain_ && valid_ == kL && columns_ >= task_.tile->pixels) {
-        block.out = result_row(u);
-        block.out_row = out_row;
-        block.out_step = out_step;
-        return compute_(block);
-      }
+    T* out = row_;
+    if constexpr (sizeof(S) == sizeof(T))
+      if (in_place_) out = result_row(u);
+    for (index_t i = 0; i < count;) {
+      const bool pair = compute_.pair && i + 1 < count;
+      const index_t rows = pair ? 2 : 1;
+      (pair ? compute_.pair : compute_.one)(window_, rows_under(u + i, rows, i, out + i * window_.out_row), 0,
+                                            columns_);
+      i += rows;
     }
-    if (block.columns < task_.tile->pixels) block.columns = task_.tile->pixels;
-    block.out_row = block.columns * kL;
-    compute_(block);
+    if (!in_place_) store_block(u, count);
+  }
+
+  void store_block(index_t u, index_t count) const {
+    const index_t out_step = w_.out_step * result_.column_step;
     const Epilogue<T> finish{bias_, spec_.activation};
     for (index_t i = 0; i < count; ++i) {
+      const T* const from = row_ + i * window_.out_row;
       if constexpr (kLayout == Layout::nhwc)
-        store_channels<S>(row_ + i * block.out_row, columns_, result_row(u + i), out_step, valid_, finish);
+        store_channels<S>(from, columns_, result_row(u + i), out_step, valid_, finish);
       else
-        store_planes<S>(row_ + i * block.out_row, columns_, result_row(u + i), out_step, result_.channel_step,
-                        valid_, finish);
+        store_planes<S>(from, columns_, result_row(u + i), out_step, result_.channel_step, valid_, finish);
     }
   }
 
@@ -221,12 +249,11 @@ class Lines {
   const LineLayout layout_;
   const index_t columns_;
   const bool plain_;
-  const LineBlockFunction<T> compute_;
   T *ring_, *zeros_, *weights_, *bias_, *row_;
-  LineRows<T>* rows_;
-  const T** pointers_;
-  index_t table_row_ = -1;
-  bool table_finite_ = true;
+  const T** table_;
+  Window<T> window_{};
+  WindowFunctions<T> compute_{};
+  bool in_place_ = false;
   index_t lane_ = 0, first_column_ = 0, inside_begin_ = 0, inside_end_ = 0;
   int valid_ = 0;
   bool finite_ = true;

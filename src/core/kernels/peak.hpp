@@ -3,14 +3,6 @@
 
 #include "line_tile.hpp"
 
-#if defined(__AVX512F__)
-#define DEPTHWISE_VECTOR_REGISTER "v"
-#elif defined(__x86_64__)
-#define DEPTHWISE_VECTOR_REGISTER "x"
-#else
-#define DEPTHWISE_VECTOR_REGISTER "w"
-#endif
-
 namespace {
 
 // Runs `rounds` x 12 independent vector multiply-adds; returns how many scalar multiply-adds that was.

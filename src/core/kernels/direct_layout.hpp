@@ -1,0 +1,19 @@
+// How the direct kernel divides its scratch; shared with the plan, which bounds it.
+#pragma once
+
+#include "../task.hpp"
+
+namespace depthwise {
+
+__attribute__((always_inline)) inline index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
+
+// Lines from a tap's packed weights to the next one's: an odd number, so that taps spread over the cache.
+__attribute__((always_inline)) inline index_t direct_weight_lines(const Tile& tile) { return tile.units | 1; }
+
+__attribute__((always_inline)) inline index_t direct_scratch_bytes(const Tile& tile, const AxisClass& h,
+                                                                   const AxisClass& w) {
+  const index_t pointers = 2 * (h.taps + h.stride);
+  return h.taps * w.taps * direct_weight_lines(tile) * kLineBytes + pointers * index_t{sizeof(void*)};
+}
+
+}  // namespace depthwise
