@@ -49,14 +49,19 @@ void fit_columns(Tile& tile, index_t bytes, index_t least, const Scratch& scratc
     tile.columns = std::max(least, ceil_div(tile.columns, 2));
 }
 
-// Rows of a task: all of them, unless there would be too few tasks or too much work in one. A task repacks
-// the rows that its neighbour above ends with, so short ones are avoided.
-index_t choose_rows(const Problem& p, index_t other_tasks, index_t steps_per_row) {
+// Rows of a task: all of them, unless there would be too few tasks or too much work in one, but not fewer
+// than `least`.
+index_t choose_rows(const Problem& p, index_t least, index_t other_tasks, index_t steps_per_row) {
   const index_t wanted = ceil_div(kTasks, std::max<index_t>(other_tasks, 1));
-  index_t rows = std::max(ceil_div(p.h.out_count, wanted), std::min<index_t>(p.h.out_count, 4 * p.h.taps));
+  index_t rows = std::max(ceil_div(p.h.out_count, wanted), std::min<index_t>(p.h.out_count, least));
   const index_t most = std::max<index_t>(1, kMaxTaskSteps / std::max<index_t>(steps_per_row, 1));
   rows = std::min(std::max<index_t>(rows, 1), most);
   return ceil_div(p.h.out_count, ceil_div(p.h.out_count, rows));  // even shares
+}
+
+// A task repacks the rows that its neighbour above ends with, so short ones are avoided.
+index_t choose_packed_rows(const Problem& p, index_t other_tasks, index_t steps_per_row) {
+  return choose_rows(p, 4 * p.h.taps, other_tasks, steps_per_row);
 }
 
 // Units of a task: several where they are small, so that what does not depend on the unit is done once.
@@ -99,7 +104,7 @@ Rule lines_rule(const Spec& spec) {
     r.tile.columns = ceil_div(r.tile.columns, r.tile.pixels) * r.tile.pixels;
   const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
   const index_t steps = r.tile.columns * line * p.h.taps * p.w.taps;
-  r.tile.rows = choose_rows(p, blocks, steps);
+  r.tile.rows = choose_packed_rows(p, blocks, steps);
   r.tile.units = choose_units(r.units, blocks * ceil_div(p.h.out_count, r.tile.rows), steps * r.tile.rows);
   for (Tile taller = r.tile; taller.rows_at_once < r.tile.rows; r.tile = taller) {
     ++taller.rows_at_once;
@@ -127,7 +132,7 @@ Rule flat_rule(const Spec& spec, int vector_bytes) {
   r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));  // even shares
   const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
   const index_t steps = r.tile.columns * pixel * p.h.taps * p.w.taps * (nhwc ? 1 : spec.multiplier);
-  r.tile.rows = choose_rows(p, blocks, steps);
+  r.tile.rows = choose_packed_rows(p, blocks, steps);
   r.tile.units = choose_units(r.units, blocks * ceil_div(p.h.out_count, r.tile.rows), steps * r.tile.rows);
   r.tile.rows_at_once = 4;
   for (Tile taller = r.tile; taller.rows_at_once < r.tile.rows; r.tile = taller) {
@@ -218,31 +223,51 @@ Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
   return r;
 }
 
-// Lines of channels whose source rows under a tile fill `bytes`.
-index_t resident_lines(const Problem& p, index_t columns, index_t bytes) {
-  const index_t rows = p.h.stride + p.h.taps;
-  return bytes / std::max<index_t>(rows * p.w.span(columns) * kLineBytes, 1);
+// Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
+// rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
+Tile direct_tile(const Problem& p, index_t units, index_t line) {
+  constexpr index_t kLeastLines = 8, kLeastRows = 8, kEnoughTasks = 8;
+  const Spec& s = p.spec;
+  Tile t;
+  t.columns = p.w.out_count;
+  const auto bytes = [&](const Tile& tile) {
+    return (p.h.stride + p.h.taps) * p.w.span(tile.columns) * units * kLineBytes;
+  };
+  fit_columns(t, caches().l2, 64, bytes);
+  t.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, t.columns));
+  t.pixels = choose_pixels(t.columns);
+  if (t.columns < p.w.out_count) t.columns = ceil_div(t.columns, t.pixels) * t.pixels;
+  const index_t classes = class_count(s.op, s.h, Dilation::split) * class_count(s.op, s.w, Dilation::split);
+  const index_t blocks = ceil_div(p.w.out_count, t.columns) * s.batch * classes;
+  t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks,
+                       t.columns * units * line * p.h.taps * p.w.taps);
+  if (t.rows < p.h.out_count) t.rows += t.rows & 1;  // tiles take pairs
+  const index_t wanted = ceil_div(kEnoughTasks, blocks * ceil_div(p.h.out_count, t.rows));
+  const index_t most = std::max<index_t>(1, caches().l2 / 4 / (p.h.taps * p.w.taps * kLineBytes));
+  t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most);
+  t.units = ceil_div(units, ceil_div(units, t.units));
+  // The last block holds a whole vector, too.
+  while (p.channels % line != 0 && units > t.units && units % t.units == 1) ++t.units;
+  return t;
 }
 
 Rule nhwc_direct(const Spec& spec, int vector_bytes) {
+  // Measured: from here on, prefetching and streaming stores gain more than they cost.
+  constexpr index_t kBeyondCaches = 16 << 20;
   Rule r;
   r.columns = Dilation::split;
   const Problem p(spec, r.columns);
   const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
   r.units = ceil_div(p.channels, line);
-  r.tile.columns = p.w.out_count;
-  r.tile.pixels = choose_pixels(r.tile.columns);
-  r.tile.units = std::clamp<index_t>(resident_lines(p, r.tile.columns, caches().l1 * 3 / 4), 2, r.units);
-  r.tile.units = ceil_div(r.units, ceil_div(r.units, r.tile.units));
-  // The last block holds a whole vector, too.
-  while (p.channels % line != 0 && r.units > r.tile.units && r.units % r.tile.units == 1) ++r.tile.units;
-  const index_t blocks =
-      ceil_div(p.w.out_count, r.tile.columns) * spec.batch * ceil_div(r.units, r.tile.units);
-  r.tile.rows = choose_rows(p, blocks, r.tile.columns * r.tile.units * line * p.h.taps * p.w.taps);
+  r.tile = direct_tile(p, r.units, line);
+  r.tile.beyond_caches = (spec.input_elements() + spec.output_elements()) * element > kBeyondCaches;
   r.scratch_bytes = direct_scratch_bytes(r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && spec.multiplier == 1 && element == dtype_bytes(spec.dtype) &&
               spec.channels * element >= vector_bytes && r.scratch_bytes <= kMaxScratchBytes;
-  r.preferred = true;
+  // Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache. Tiles
+  // that read parts of cache lines pay for that with every part.
+  constexpr index_t kAliasingBytes = 2048;
+  r.preferred = vector_bytes == kLineBytes || spec.channels * element % kAliasingBytes != 0;
   r.reason = "channels fill the lanes, and the image is read in place";
   return r;
 }

@@ -195,6 +195,28 @@ DEPTHWISE_INLINE void store(T* p, vec<T> v) {
   *reinterpret_cast<typename types<T>::vec_u*>(p) = v;
 }
 
+// Stores past the caches, to a vector's alignment. stream_fence() makes such stores visible to other threads.
+#if defined(__x86_64__)
+template <class T>
+DEPTHWISE_INLINE void stream(T* p, vec<T> v) {
+  typedef long long words __attribute__((vector_size(kVectorBytes)));
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)(words)v);
+#elif defined(__AVX2__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)(words)v);
+#else
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), (__m128i)(words)v);
+#endif
+}
+DEPTHWISE_INLINE void stream_fence() { _mm_sfence(); }
+#else
+template <class T>
+DEPTHWISE_INLINE void stream(T* p, vec<T> v) {
+  store(p, v);
+}
+DEPTHWISE_INLINE void stream_fence() {}
+#endif
+
 template <class H>
 DEPTHWISE_INLINE vec<float> load_half(const H* p) {
   u16half h;

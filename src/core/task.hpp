@@ -12,12 +12,13 @@ inline constexpr index_t kLineBytes = 64;
 
 // The shape of a kernel's work, chosen by the plan. A unit is a line of channels or an output plane.
 struct Tile {
-  int pixels = 1;        // line kernels: outputs of a row that one tile holds in registers
-  int rows_at_once = 1;  // output rows computed from one state of the packed rows
-  int period = 1;        // flat kernels: weight vectors before they repeat
-  index_t rows = 1;      // rows of a task
-  index_t columns = 1;   // columns of a task
-  index_t units = 1;     // units of a task
+  int pixels = 1;              // line kernels: outputs of a row that one tile holds in registers
+  int rows_at_once = 1;        // output rows computed from one state of the packed rows
+  int period = 1;              // flat kernels: weight vectors before they repeat
+  index_t rows = 1;            // rows of a task
+  index_t columns = 1;         // columns of a task
+  index_t units = 1;           // units of a task
+  bool beyond_caches = false;  // direct kernel: source and result do not stay in the caches
 };
 
 struct Operands {

@@ -42,6 +42,7 @@ class Direct {
                                             task_.column_end);
         for (const index_t end = u + count; u < end; ++u) finish(u);
       }
+      if (window.stream) simd::stream_fence();
     }
   }
 
@@ -93,7 +94,17 @@ class Direct {
             .weight_step = weight_step_,
             .out_step = w_.out_step * result_.column_step,
             .out_row = h_.out_step * result_.row_step,
-            .channels = channels_};
+            .channels = channels_,
+            .prefetch = task_.tile->beyond_caches,
+            .stream = streams()};
+  }
+
+  // Whether results may go past the caches: nothing reads them here again, and all vectors are aligned.
+  bool streams() const {
+    const bool plain = !task_.operands.bias && spec_.activation == depthwise::Activation::none;
+    const auto aligned = [](index_t bytes) { return bytes % simd::kVectorBytes == 0; };
+    return task_.tile->beyond_caches && plain && aligned(spec_.channels * static_cast<index_t>(sizeof(T))) &&
+           aligned(reinterpret_cast<index_t>(task_.operands.out));
   }
 
   // Source rows under `count` output rows from u.

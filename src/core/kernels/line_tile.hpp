@@ -41,6 +41,7 @@ struct Window {
   index_t weight_row, weight_step;
   index_t out_step, out_row;  // elements from an output column to the next, and from a row to the next
   index_t channels;           // at least one vector of them
+  bool prefetch, stream;      // fetch the next tile's new rows; write whole tiles past the caches
 };
 
 // Where rows of a tile start: table[t] is input position 0 under kernel row t of the first output row, for
@@ -143,6 +144,32 @@ DEPTHWISE_INLINE void add_row_pair(const Window<T>& b, const WindowRows<T>& rows
                                           w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
 }
 
+// Asks for what the next tile to the right reads first: rows that no tile above it has read.
+template <class T, int Pixels>
+DEPTHWISE_INLINE void fetch_next(const Window<T>& b, const WindowRows<T>& rows, index_t count,
+                                 index_t offset) {
+  const index_t begin = rows.end - count > rows.begin ? rows.end - count : rows.begin;
+  for (index_t t = begin; t < rows.end; ++t) {
+    const T* x = rows.table[t] + offset + Pixels * b.stride * b.pixel_step;
+#pragma GCC unroll 4
+    for (index_t i = 0; i < Pixels * b.stride; ++i, x += b.pixel_step) __builtin_prefetch(x, 0, 2);
+  }
+}
+
+template <class T, int Rows, int Pixels, class Store>
+DEPTHWISE_INLINE void store_tile(const Window<T>& b, T* out, const vec<T> (&acc)[Rows][Pixels],
+                                 const Store& store) {
+#pragma GCC unroll 2
+  for (int r = 0; r < Rows; ++r) {
+    T* to = out + r * b.out_row;
+#pragma GCC unroll 16
+    for (int p = 0; p < Pixels; ++p, to += b.out_step) {
+      opaque(to);
+      store(to, acc[r][p], p);
+    }
+  }
+}
+
 // `outputs` of the tile's columns are kept. The last vector of channels overlaps its neighbour.
 template <class T, int Taps, int Stride, int Rows, int Pixels, bool Edge>
 DEPTHWISE_INLINE void tile_channels(const Window<T>& b, const WindowRows<T>& rows, index_t column,
@@ -151,21 +178,19 @@ DEPTHWISE_INLINE void tile_channels(const Window<T>& b, const WindowRows<T>& row
   const index_t offset = column * b.stride * b.pixel_step;
   for (index_t channel = 0; channel < b.channels; channel += kLanes<T>) {
     const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
+    if (b.prefetch) fetch_next<T, Pixels>(b, rows, Rows * b.row_stride, offset + c);
     vec<T> acc[Rows][Pixels] = {};
     if constexpr (Rows == 1)
       add_rows<T, Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, rows.end, offset + c,
                                               b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
     else
       add_row_pair<T, Taps, Stride, Pixels, Edge>(b, rows, offset + c, b.weights + c, inside, acc);
-#pragma GCC unroll 2
-    for (int r = 0; r < Rows; ++r) {
-      T* to = out + r * b.out_row + c;
-#pragma GCC unroll 16
-      for (int p = 0; p < Pixels; ++p, to += b.out_step) {
-        opaque(to);
-        if (!Edge || p < outputs) simd::store(to, acc[r][p]);
-      }
-    }
+    if (!Edge && b.stream)
+      store_tile(b, out + c, acc, [](T* to, vec<T> sum, int) { simd::stream(to, sum); });
+    else
+      store_tile(b, out + c, acc, [&](T* to, vec<T> sum, int p) {
+        if (!Edge || p < outputs) simd::store(to, sum);
+      });
   }
 }
 

@@ -141,7 +141,9 @@ class Lines {
                .weight_step = kL,
                .out_step = kL,
                .out_row = columns_ * kL,
-               .channels = kL};
+               .channels = kL,
+               .prefetch = false,
+               .stream = false};
     if constexpr (kLayout == Layout::nhwc && sizeof(S) == sizeof(T)) {
       in_place_ = plain_ && valid_ == kL;
       if (in_place_) {
