@@ -247,7 +247,7 @@ Tile direct_tile(const Problem& p, index_t units, index_t line) {
   t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most);
   t.units = ceil_div(units, ceil_div(units, t.units));
   // The last block holds a whole vector, too.
-  while (p.channels % line != 0 && units > t.units && units % t.units == 1) ++t.units;
+  while (p.channels % line != 0 && units > t.units && (units - 1) % t.units == 0) ++t.units;
   return t;
 }
 
