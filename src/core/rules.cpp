@@ -288,10 +288,22 @@ Rule nhwc_multiplier(const Spec& spec) {
   return r;
 }
 
+// Whether planes have tiles of several rows, which beat transposed channels even where they fill half the
+// lanes.
+bool plane_tiles(const Spec& spec) {
+  constexpr index_t kTileRows = 7;
+  const Problem p(spec);
+  const bool square = p.h.taps == p.w.taps && (p.h.taps == 3 || p.h.taps == 5 || p.h.taps == 7);
+  const bool strides = p.h.stride == p.w.stride && p.h.stride <= 2 && (p.h.stride == 1 || p.w.spacing == 1);
+  const bool planes = spec.op == Op::forward || (spec.op == Op::grad_input && spec.multiplier == 1);
+  return planes && square && strides && p.h.out_count >= kTileRows;
+}
+
 Rule nchw_small_planes(const Spec& spec, int vector_bytes) {
   Rule r = vector_rule(spec, vector_bytes, true);
   r.applies = r.applies && spec.layout == Layout::nchw;
-  r.preferred = plane_use(spec, vector_bytes) < 0.55 && line_use(spec) > plane_use(spec, vector_bytes);
+  r.preferred = plane_use(spec, vector_bytes) < 0.55 && line_use(spec) > plane_use(spec, vector_bytes) &&
+                !plane_tiles(spec);
   r.reason = "rows are too short to fill the lanes: channels are transposed into them";
   return r;
 }

@@ -7,6 +7,7 @@
 #include "flat_pack.hpp"
 #include "flat_tile.hpp"
 #include "line_store.hpp"
+#include "plane_tile.hpp"
 
 namespace {
 
@@ -41,7 +42,7 @@ class Flat {
     panel_ = take(layout_.panel + kV);
     weights_ = take(layout_.weights);
     bias_ = take(layout_.outputs * period_ * kV);
-    staged_ = take(h_.taps * w_.taps * kV);
+    staged_ = take((h_.taps * w_.taps + 1) * kV);
     sums_ = take(kFlatMaxRows * layout_.result);
     offsets_ = reinterpret_cast<index_t*>(at);
   }
@@ -50,16 +51,15 @@ class Flat {
     find_inside();
     find_offsets();
     choose_tiles();
-    clear(panel_, layout_.panel + kV);
     panel_ += (kV - source_row_.begin / w_.stride * layout_.pixel % kV) % kV;  // aligns what is packed
     if (!task_.operands.bias) fill(bias_, layout_.outputs * period_ * kV, -T(0));
     for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) {
       find_unit();
       if (task_.operands.bias) load_bias();
-      if (kLayout == Layout::nchw && layout_.outputs * layout_.subrows == 1)
-        finite_ = broadcast_weights();
-      else
+      if constexpr (kLayout == Layout::nhwc)
         finite_ = load_weights();
+      else
+        finite_ = layout_.outputs * layout_.subrows == 1 ? take_plane_weights() : load_plane_weights();
       run_unit();
     }
   }
@@ -109,12 +109,11 @@ class Flat {
   // What does not change from block to block.
   void choose_tiles() {
     shared_ = flat_shares_rows(layout_, static_cast<int>(period_), h_, w_);
-    tiles_ = shared_ ? flat_function<T>(h_.stride, h_.taps, w_.taps, static_cast<int>(period_))
-                     : flat_rows_for<T>(static_cast<int>(period_));
-    tile_rows_ = !shared_ ? 1 : elements_ <= kV && period_ == 1 ? 8 : 4;
-    output_weights_ = w_.taps * h_.taps * layout_.subrows * period_ * kV;
+    if constexpr (kLayout == Layout::nhwc)
+      choose_flat_tiles();
+    else
+      choose_plane_tiles();
     result_row_step_ = h_.out_step * result_.row_step;
-    block_.pitch = layout_.pitch;
     block_.weights = weights_;
     block_.stride = h_.stride, block_.kernel_rows = h_.taps, block_.subrows = layout_.subrows,
     block_.taps = w_.taps;
@@ -125,7 +124,27 @@ class Flat {
         kLayout == Layout::nchw && columns_ == result_.width && h_.out_step == 1 && w_.out_step == 1;
     copies_ = sizeof(S) == sizeof(T) && !task_.operands.bias &&
               spec_.activation == depthwise::Activation::none && w_.out_step == 1;
-    plain_ = copies_ && elements_ >= period_ * kV;
+    plain_ = copies_ && (elements_ >= period_ * kV || (kLayout == Layout::nchw && kMaskedLanes && shared_));
+  }
+
+  void choose_flat_tiles() {
+    tiles_ = shared_ ? flat_function<T>(h_.stride, h_.taps, w_.taps, static_cast<int>(period_))
+                     : flat_rows_for<T>(static_cast<int>(period_));
+    tile_rows_ = !shared_ ? 1 : elements_ <= kV && period_ == 1 ? 8 : 4;
+    output_weights_ = w_.taps * h_.taps * layout_.subrows * period_ * kV;
+  }
+
+  // The image is read in place where lanes outside it can be masked and nothing needs to be converted, if
+  // that pays: long rows have few edges, and packing costs most where a row is one vector and has few taps.
+  void choose_plane_tiles() {
+    constexpr index_t kLongRow = 48;
+    const bool seven = h_.taps == 7 && h_.stride == 2 && w_.stride == 2 && w_.spacing == 1;
+    shared_ = h_.taps == w_.taps && (shared_ || (seven && layout_.subrows == 1));
+    in_place_ = kMaskedLanes && sizeof(S) == sizeof(T) && shared_ && h_.stride == 1 && w_.src_step == 1 &&
+                (columns_ > kLongRow || (columns_ <= kV && w_.taps == 3));
+    tiles_ = shared_ ? plane_function<T>(h_.stride, h_.taps, columns_) : plane_rows<T>;
+    tile_rows_ = !shared_ ? 1 : elements_ <= kV ? 7 : kPlaneRows;
+    output_weights_ = w_.taps * h_.taps * layout_.subrows;
   }
 
   // Lane i of the pattern belongs to this result channel; patterns of one output follow each other.
@@ -150,7 +169,7 @@ class Flat {
     T* to = weights_;
     T probe = 0;
     for (index_t o = 0; o < layout_.outputs; ++o) {
-      const S* column = filter + (kLayout == Layout::nchw ? result_channel(o, 0) * layout_.subrows : 0);
+      const S* column = filter;
       for (index_t k = 0; k < w_.taps; ++k, column += w_.tap_step * outputs) {
         const S* tap = column;
         for (index_t t = 0; t < h_.taps; ++t, tap += row_step)
@@ -160,59 +179,93 @@ class Flat {
     return probe == 0;
   }
 
-  // The same for planes with one filter each: takes a vector of planes from the filter at a time, since the
-  // taps of one are far apart.
-  bool broadcast_weights() {
-    const index_t taps = h_.taps * w_.taps;
-    if (unit_ >= staged_end_) stage_weights();
-    const T* from = staged_ + (unit_ - staged_begin_);
+  // Weights of planes: [output][kernel row][subrow][tap], one scalar each.
+  bool load_plane_weights() {
+    const index_t outputs = spec_.channels * spec_.multiplier,
+                  row_step = h_.tap_step * spec_.w.kernel * outputs;
+    const S* filter = static_cast<const S*>(task_.operands.b);
+    filter += (h_.tap_start * spec_.w.kernel + w_.tap_start) * outputs;
+    T* to = weights_;
     T probe = 0;
-    for (index_t i = 0; i < taps; ++i, from += kV) {
-      simd::store(weights_ + i * kV, simd::broadcast(*from));
-      probe += *from * T(0);
+    for (index_t o = 0; o < layout_.outputs; ++o) {
+      const S* row = filter + result_channel(o, 0) * layout_.subrows;
+      for (index_t t = 0; t < h_.taps; ++t, row += row_step)
+        for (index_t q = 0; q < layout_.subrows; ++q)
+          for (index_t k = 0; k < w_.taps; ++k, ++to) {
+            *to = simd::load_one(row + q + k * w_.tap_step * outputs);
+            probe += *to * T(0);
+          }
     }
     return probe == 0;
   }
 
+  // The same for planes with one filter each: takes a vector of planes from the filter at a time, since the
+  // taps of one are far apart.
+  bool take_plane_weights() {
+    const index_t taps = h_.taps * w_.taps;
+    if (unit_ >= staged_end_) stage_weights();
+    const T* from = staged_ + (unit_ - staged_begin_);
+    for (index_t i = 0; i < taps; ++i, from += kV) weights_[i] = *from;
+    return *from == 0;
+  }
+
+  // Behind the taps follows what is 0 where all of a plane's weights are finite.
   void stage_weights() {
     const index_t channels = spec_.channels, row_step = h_.tap_step * spec_.w.kernel * channels;
     staged_begin_ = unit_;
     staged_end_ = smaller(unit_ + kV, channels);
     const int count = static_cast<int>(staged_end_ - staged_begin_);
-    const S* column = static_cast<const S*>(task_.operands.b) +
-                      (h_.tap_start * spec_.w.kernel + w_.tap_start) * channels + unit_;
+    const S* row = static_cast<const S*>(task_.operands.b) +
+                   (h_.tap_start * spec_.w.kernel + w_.tap_start) * channels + unit_;
     T* to = staged_;
-    for (index_t k = 0; k < w_.taps; ++k, column += w_.tap_step * channels) {
-      const S* tap = column;
-      for (index_t t = 0; t < h_.taps; ++t, tap += row_step, to += kV)
-        simd::store(to, simd::load_n(tap, count));
+    vec<T> probe = {};
+    for (index_t t = 0; t < h_.taps; ++t, row += row_step) {
+      const S* tap = row;
+      for (index_t k = 0; k < w_.taps; ++k, tap += w_.tap_step * channels, to += kV) {
+        const vec<T> weights = simd::load_n(tap, count);
+        simd::store(to, weights);
+        probe += weights * T(0);
+      }
     }
+    simd::store(to, probe);
   }
 
   // Returns 0 where the weights are finite.
   DEPTHWISE_INLINE T load_tap(const S* tap, T* to) const {
-    if constexpr (kLayout == Layout::nchw) {
-      const T weight = simd::load_one(tap);
-      simd::store(to, simd::broadcast(weight));
-      return weight * T(0);
-    } else {
-      T probe = 0;
-      for (index_t i = 0; i < period_ * kV; ++i) {
-        to[i] = simd::load_one(tap + i % layout_.pixel * layout_.subrows);
-        probe += to[i] * T(0);
-      }
-      return probe;
+    T probe = 0;
+    for (index_t i = 0; i < period_ * kV; ++i) {
+      to[i] = simd::load_one(tap + i % layout_.pixel * layout_.subrows);
+      probe += to[i] * T(0);
     }
+    return probe;
   }
 
   // Output rows go by blocks of rows_at_once, whose source rows are all packed first.
   void run_unit() {
+    if constexpr (kMaskedLanes && kLayout == Layout::nchw && sizeof(S) == sizeof(T)) {
+      if (in_place_ && finite_) return run_in_place();
+    }
+    if (!cleared_) clear(panel_, layout_.panel);
+    cleared_ = true;
+    block_.pitch = layout_.pitch;
+    block_.masked = false;
+    origin_ = panel_;
     const index_t at_once = task_.tile->rows_at_once;
     for (index_t u = task_.row_begin; u < task_.row_end; u += at_once) {
       const index_t count = smaller(at_once, task_.row_end - u);
       pack_rows(h_.stride * u, h_.stride * (u + count - 1) + h_.taps);
       for (index_t o = 0; o < layout_.outputs; ++o) compute_rows(u, count, o);
     }
+  }
+
+  void run_in_place() {
+    const index_t u = task_.row_begin, row_step = source_.row_step;
+    block_.pitch = h_.src_step * row_step;
+    block_.masked = true;
+    block_.low = source_row_.begin, block_.high = source_row_.end;
+    block_.first = rows_inside_.begin - u, block_.last = rows_inside_.end - u;
+    origin_ = unit_source_ - source_row_.begin + h_.source(u) * row_step;
+    for (index_t o = 0; o < layout_.outputs; ++o) compute_rows(u, task_.row_end - u, o);
   }
 
   // The task's part of the source and of the result, in the current unit.
@@ -242,7 +295,8 @@ class Flat {
 
   // Rows of zeros stay so while each block is the whole of its unit.
   void clear_rows(index_t begin, index_t first, index_t last, index_t end) {
-    const bool read = shared_ || !finite_, stay = task_.row_end - task_.row_begin <= task_.tile->rows_at_once;
+    const bool read = (kLayout == Layout::nhwc && shared_) || !finite_,
+               stay = task_.row_end - task_.row_begin <= task_.tile->rows_at_once;
     if (!read || stay) return;
     const index_t row_step = layout_.subrows * layout_.pitch;
     for (index_t p = begin; p < end; ++p)
@@ -263,8 +317,9 @@ class Flat {
       }
     }
     const index_t elements = larger(elements_, period_ * kV);
-    for (index_t i = 0; i < count; i += kFlatMaxRows) {
-      const index_t rows = smaller(kFlatMaxRows, count - i);
+    const index_t at_once = tile_rows_ == 7 ? 7 : kFlatMaxRows;
+    for (index_t i = 0; i < count; i += at_once) {
+      const index_t rows = smaller(at_once, count - i);
       compute(i, larger(rows, tile_rows_), elements, sums_, layout_.result);
       finish_rows(u + i, rows, count - i, o);
     }
@@ -273,7 +328,7 @@ class Flat {
   DEPTHWISE_INLINE void compute(index_t first_row, index_t rows, index_t elements, T* out, index_t out_row) {
     const index_t positions = first_row * h_.stride;
     FlatBlock<T>& b = block_;
-    b.source = panel_ + positions * layout_.subrows * layout_.pitch;
+    b.source = origin_ + positions * layout_.subrows * b.pitch;
     const index_t first = b.first, last = b.last;
     b.first -= positions, b.last -= positions;
     b.out = out, b.out_row = out_row, b.rows = rows, b.elements = elements;
@@ -334,6 +389,7 @@ class Flat {
   index_t staged_begin_ = 0, staged_end_ = 0;  // units whose weights are staged
   index_t* offsets_;
   FlatBlock<T> block_{};
+  const T* origin_ = nullptr;  // of the block's first source row
   const S* unit_source_ = nullptr;
   S* unit_result_ = nullptr;
   index_t result_row_step_ = 0, output_weights_ = 0;
@@ -343,6 +399,7 @@ class Flat {
   FlatRow<S> source_row_{};
   FlatPanel split_{};
   bool finite_ = true, shared_ = false, adjacent_rows_ = false, copies_ = false, plain_ = false;
+  bool in_place_ = false, cleared_ = false;
 };
 
 }  // namespace

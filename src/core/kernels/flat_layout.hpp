@@ -47,7 +47,8 @@ DEPTHWISE_SHARED FlatLayout flat_layout(const Spec& spec, const Tile& tile, cons
   l.pitch = l.phases * l.segment;
   l.result = tile.columns * l.pixel + slack;
   l.panel = l.slots * l.subrows * l.pitch;
-  l.weights = l.outputs * h.taps * l.subrows * w.taps * tile.period * vector;
+  l.weights = l.outputs * h.taps * l.subrows * w.taps * (nhwc ? tile.period * vector : 1);
+  l.weights = (l.weights + vector - 1) / vector * vector;
   return l;
 }
 
@@ -55,7 +56,7 @@ DEPTHWISE_SHARED index_t flat_scratch_bytes(const Spec& spec, const Tile& tile, 
                                             const AxisClass& w) {
   const FlatLayout l = flat_layout(spec, tile, h, w);
   const index_t bias = l.outputs * tile.period * kMaxVectorBytes, offsets = w.taps * 8;
-  const index_t staged = (h.taps * w.taps + 1) * kMaxVectorBytes;  // and what aligns the panel
+  const index_t staged = (h.taps * w.taps + 2) * kMaxVectorBytes;  // and what aligns the panel
   return (l.panel + l.weights + kFlatMaxRows * l.result) * compute_bytes(spec.dtype) + bias + offsets +
          staged + kLineBytes;
 }

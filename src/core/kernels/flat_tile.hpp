@@ -15,8 +15,8 @@ namespace {
 // Output rows computed from packed rows that lie `pitch` elements apart, the first of them under output row
 // 0. Any-height tiles skip source rows outside [first, last), the others read them. Flat output element i
 // reads i + offsets[k] for tap k; adjacent taps lie `tap_step` apart or, in rows split into two phases,
-// alternate between one and the next `phase` elements further on. Weights: [tap][kernel
-// row][subrow][pattern].
+// alternate between one and the next `phase` elements further on. Where `masked`,
+// positions of a row outside [low, high) are read as 0. Weights: [tap][kernel row][subrow][pattern].
 template <class T>
 struct FlatBlock {
   const T* source;
@@ -24,6 +24,8 @@ struct FlatBlock {
   const T* weights;
   index_t stride, kernel_rows, subrows, taps;
   index_t tap_step, phase;
+  bool masked;
+  index_t low, high;
   const index_t* offsets;
   T* out;
   index_t out_row, rows, elements;
@@ -70,7 +72,10 @@ DEPTHWISE_INLINE void flat_source_row(const FlatBlock<T>& b, const T* even, inde
     if constexpr (Taps > 0) reload(weights);
     vec<T> x[Vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) x[v] = simd::load(from + v * vector_step);
+    for (int v = 0; v < Vectors; ++v) {
+      x[v] = simd::load(from + v * vector_step);
+      if constexpr (first < last) keep_in_register<T>(x[v]);  // read once for all of its uses
+    }
 #pragma GCC unroll 8
     for (int t = first; t <= last; ++t)
       flat_accumulate<T, Vectors, Period>(acc[t], x, weights + (R - Stride * t) * pattern);

@@ -1,0 +1,318 @@
+// The inner loops of NCHW planes: a row in the vector lanes, and one filter, taken as scalars, for all of
+// them.
+//
+// A tile holds Rows output rows x Vectors vectors; each input vector it loads serves every output row under
+// it. Where lanes can be masked, the rows are those of the image itself.
+#pragma once
+
+#include "flat_tile.hpp"
+
+namespace {
+
+// L elements: a vector, or half of one where that fits short rows better.
+template <class T, int L>
+struct wide_of {
+  typedef T type __attribute__((vector_size(L * sizeof(T))));
+  typedef T unaligned __attribute__((vector_size(L * sizeof(T)), aligned(sizeof(T)), may_alias));
+};
+template <class T, int L>
+using wide = typename wide_of<T, L>::type;
+
+template <class T, int L>
+DEPTHWISE_INLINE wide<T, L> load_wide(const T* p) {
+  return *reinterpret_cast<const typename wide_of<T, L>::unaligned*>(p);
+}
+template <class T, int L>
+DEPTHWISE_INLINE void store_wide(T* p, wide<T, L> x) {
+  *reinterpret_cast<typename wide_of<T, L>::unaligned*>(p) = x;
+}
+
+#if defined(__AVX512F__)
+inline constexpr bool kMaskedLanes = true;
+inline constexpr int kPlaneRows = 7;
+
+DEPTHWISE_INLINE __m512 fma_wide(__m512 x, __m512 y, __m512 acc) { return _mm512_fmadd_ps(x, y, acc); }
+DEPTHWISE_INLINE __m512d fma_wide(__m512d x, __m512d y, __m512d acc) { return _mm512_fmadd_pd(x, y, acc); }
+DEPTHWISE_INLINE __m256 fma_wide(__m256 x, __m256 y, __m256 acc) { return _mm256_fmadd_ps(x, y, acc); }
+DEPTHWISE_INLINE __m256d fma_wide(__m256d x, __m256d y, __m256d acc) { return _mm256_fmadd_pd(x, y, acc); }
+
+// Lanes that are not in the mask read as 0, and no memory is touched for them.
+template <class T, int L>
+DEPTHWISE_INLINE wide<T, L> load_lanes(const T* p, __mmask16 lanes) {
+  wide<T, L> x;
+  const auto& memory = *reinterpret_cast<const typename wide_of<T, L>::unaligned*>(p);
+  if constexpr (sizeof(T) == 4)
+    __asm__("vmovups %1, %0%{%2%}%{z%}" : "=v"(x) : "m"(memory), "Yk"(lanes));
+  else
+    __asm__("vmovupd %1, %0%{%2%}%{z%}" : "=v"(x) : "m"(memory), "Yk"(lanes));
+  return x;
+}
+template <class T, int L>
+DEPTHWISE_INLINE void store_lanes(T* p, wide<T, L> x, __mmask16 lanes) {
+  if constexpr (sizeof(T) == 4 && L == 16) _mm512_mask_storeu_ps(p, lanes, (__m512)x);
+  if constexpr (sizeof(T) == 8 && L == 8) _mm512_mask_storeu_pd(p, (__mmask8)lanes, (__m512d)x);
+  if constexpr (sizeof(T) == 4 && L == 8) _mm256_mask_storeu_ps(p, (__mmask8)lanes, (__m256)x);
+  if constexpr (sizeof(T) == 8 && L == 4) _mm256_mask_storeu_pd(p, (__mmask8)lanes, (__m256d)x);
+}
+
+// Lanes i of L with low <= i < high.
+template <int L>
+DEPTHWISE_INLINE __mmask16 lanes_between(index_t low, index_t high) {
+  const int from = static_cast<int>(low < 0 ? 0 : low > L ? L : low);
+  const int to = static_cast<int>(high < 0 ? 0 : high > L ? L : high);
+  return static_cast<__mmask16>(((1u << to) - 1) & ~((1u << from) - 1));
+}
+#else
+inline constexpr bool kMaskedLanes = false;
+inline constexpr int kPlaneRows = 4;
+
+template <class V>
+DEPTHWISE_INLINE V fma_wide(V x, V y, V acc) {
+  return simd::fma(x, y, acc);
+}
+#endif
+
+template <class V>
+DEPTHWISE_INLINE void keep_wide(V& x) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(x));
+#else
+  __asm__("" : "+w"(x));
+#endif
+}
+
+// Which lanes of tap k's inputs lie inside the image.
+template <class T, int L, int K>
+struct PlaneInputs {
+#if defined(__AVX512F__)
+  __mmask16 inside[K];
+
+  DEPTHWISE_INLINE PlaneInputs(const FlatBlock<T>& b, index_t at) {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const index_t position = at + k * b.tap_step;
+      inside[k] = lanes_between<L>(b.low - position, b.high - position);
+      __asm__("" : "+Yk"(inside[k]));
+    }
+  }
+  DEPTHWISE_INLINE wide<T, L> load(const T* from, int k) const { return load_lanes<T, L>(from, inside[k]); }
+#endif
+};
+
+// Source row R of the tile against the kernel row of each output row that it touches.
+template <int R, int K, int S, int L, class T, int Rows, int Vectors, class Load>
+DEPTHWISE_INLINE void plane_source_row(const FlatBlock<T>& b, const T* even, index_t vector_step,
+                                       const Load& load, wide<T, L> (&acc)[Rows][Vectors]) {
+  constexpr int first = R < K ? 0 : (R - K) / S + 1, last = R / S < Rows - 1 ? R / S : Rows - 1;
+  const T* odd = even + b.phase;
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) {
+    const T*& from = S == 2 && k % 2 ? odd : even;
+    opaque(from);
+    wide<T, L> x[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      wide<T, L> input = load(from + v * vector_step, k);
+      keep_wide(input);  // the compiler would read it from memory for each of its uses
+      x[v] = input;
+    }
+    const T* w = b.weights;
+    reload(w);
+#pragma GCC unroll 8
+    for (int t = first; t <= last; ++t) {
+      const wide<T, L> weight = w[(R - S * t) * K + k] - wide<T, L>{};
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) acc[t][v] = fma_wide(x[v], weight, acc[t][v]);
+    }
+    from += b.tap_step;
+  }
+}
+
+// Source rows outside the image are left out.
+template <int K, int S, int L, class T, int Rows, int Vectors, class Load, int... R>
+DEPTHWISE_INLINE void plane_source_rows(const FlatBlock<T>& b, index_t row, index_t at, index_t vector_step,
+                                        const Load& load, wide<T, L> (&acc)[Rows][Vectors],
+                                        std::integer_sequence<int, R...>) {
+  const T* x = b.source + row * S * b.pitch + at;
+  const std::size_t from = static_cast<std::size_t>(row * S - b.first), count = b.last - b.first;
+  ((from + R < count ? plane_source_row<R, K, S, L>(b, x, vector_step, load, acc) : void(), x += b.pitch),
+   ...);
+}
+
+template <class T, int L, int K, int S, int Rows, int Vectors>
+DEPTHWISE_INLINE void plane_tile(const FlatBlock<T>& b, index_t row, index_t at, index_t vector_step) {
+  wide<T, L> acc[Rows][Vectors] = {};
+  const auto load = [](const T* from, int) { return load_wide<T, L>(from); };
+  plane_source_rows<K, S, L>(b, row, at, vector_step, load, acc,
+                             std::make_integer_sequence<int, (Rows - 1) * S + K>{});
+  T* out = b.out + row * b.out_row + at;
+#if defined(__AVX512F__)
+  if (Vectors == 1 && b.elements < L) {
+    const __mmask16 lanes = lanes_between<L>(0, b.elements);
+#pragma GCC unroll 8
+    for (int t = 0; t < Rows; ++t, out += b.out_row) store_lanes<T, L>(out, acc[t][0], lanes);
+    return;
+  }
+#endif
+#pragma GCC unroll 8
+  for (int t = 0; t < Rows; ++t, out += b.out_row)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) store_wide<T, L>(out + v * vector_step, acc[t][v]);
+}
+
+DEPTHWISE_INLINE index_t smaller_of(index_t a, index_t b) { return a < b ? a : b; }
+
+#if defined(__AVX512F__)
+// One vector whose inputs reach over an edge of the image, or which reaches over the end of the row.
+template <class T, int L, int K, int S, int Rows>
+DEPTHWISE_INLINE void plane_edge_tile(const FlatBlock<T>& b, index_t row, index_t at) {
+  wide<T, L> acc[Rows][1] = {};
+  const PlaneInputs<T, L, K> inputs(b, at);
+  const auto load = [&](const T* from, int k) { return inputs.load(from, k); };
+  plane_source_rows<K, S, L>(b, row, at, 0, load, acc, std::make_integer_sequence<int, (Rows - 1) * S + K>{});
+  T* out = b.out + row * b.out_row + at;
+  if (b.elements - at >= L) {
+#pragma GCC unroll 8
+    for (int t = 0; t < Rows; ++t, out += b.out_row) store_wide<T, L>(out, acc[t][0]);
+  } else {
+    const __mmask16 lanes = lanes_between<L>(0, b.elements - at);
+#pragma GCC unroll 8
+    for (int t = 0; t < Rows; ++t, out += b.out_row) store_lanes<T, L>(out, acc[t][0], lanes);
+  }
+}
+
+// Packed rows, which hold zeros beside the image.
+template <class T, int L, int K, int S>
+DEPTHWISE_INLINE void plane_packed_rows(const FlatBlock<T>& b, index_t row) {
+  constexpr int Rows = kPlaneRows;
+  const index_t step = smaller_of(L, b.elements - L);
+  for (index_t at = 0; at < b.elements; at += 2 * L) {
+    if (b.elements - at <= L) {
+      const index_t back = smaller_of(at, b.elements - L);
+      plane_tile<T, L, K, S, Rows, 1>(b, row, back < 0 ? 0 : back, L);
+    } else {
+      plane_tile<T, L, K, S, Rows, 2>(b, row, smaller_of(at, b.elements - step - L), step);
+    }
+  }
+}
+
+// Rows of the image itself.
+template <class T, int L, int K, int S>
+DEPTHWISE_INLINE void plane_image_rows(const FlatBlock<T>& b, index_t row) {
+  constexpr int Rows = kPlaneRows;
+  const index_t inner_end = smaller_of(b.elements, b.high - (K - 1) * b.tap_step);
+  for (index_t at = 0; at < b.elements;) {
+    if (at >= b.low && at + 2 * L <= inner_end) {
+      plane_tile<T, L, K, S, Rows, 2>(b, row, at, L);
+      at += 2 * L;
+    } else {
+      const index_t back = smaller_of(at, b.elements - L);
+      plane_edge_tile<T, L, K, S, Rows>(b, row, back < 0 ? 0 : back);
+      at += L;
+    }
+  }
+}
+
+// The last tiles of a row, and of the block, overlap their neighbours instead of shrinking; rows >=
+// kPlaneRows.
+template <class T, int L, int K, int S>
+void plane_block(const FlatBlock<T>& b) {
+  for (index_t u = 0; u < b.rows; u += kPlaneRows) {
+    const index_t row = smaller_of(u, b.rows - kPlaneRows);
+    if constexpr (S == 1) {
+      if (b.masked) {
+        plane_image_rows<T, L, K, S>(b, row);
+        continue;
+      }
+    }
+    plane_packed_rows<T, L, K, S>(b, row);
+  }
+}
+#else
+// The last tiles of a row, and of the block, overlap their neighbours instead of shrinking; elements >= L,
+// and rows >= 7 where a row is one vector, else 4.
+template <class T, int L, int K, int S>
+void plane_block(const FlatBlock<T>& b) {
+  const index_t vectors = (b.elements + L - 1) / L;
+  if (vectors == 1) {
+    for (index_t u = 0; u < b.rows; u += 7) plane_tile<T, L, K, S, 7, 1>(b, smaller_of(u, b.rows - 7), 0, L);
+    return;
+  }
+  // Three vectors a tile, then two; a row of a little more than one has its two vectors overlap.
+  const bool odd = vectors == 3 && b.elements < 3 * L;
+  const index_t threes = odd || vectors == 2 ? 0 : vectors % 3 == 1 ? vectors / 3 - 1 : vectors / 3;
+  const index_t broad = threes * 3 * L, step = vectors == 2 ? b.elements - L : L;
+  for (index_t u = 0; u < b.rows; u += 4) {
+    const index_t row = smaller_of(u, b.rows - 4);
+    for (index_t at = 0; at < broad; at += 3 * L)
+      plane_tile<T, L, K, S, 4, 3>(b, row, smaller_of(at, b.elements - 3 * L), L);
+    for (index_t at = broad; at < b.elements; at += 2 * L)
+      plane_tile<T, L, K, S, 4, 2>(b, row, smaller_of(at, b.elements - step - L), step);
+  }
+}
+#endif
+
+// Any kernel, stride and dilation: one output row, no input shared.
+template <class T, int Vectors>
+DEPTHWISE_INLINE void plane_row_tile(const FlatBlock<T>& b, index_t row, index_t at) {
+  constexpr int V = kLanes<T>;
+  const index_t kernel_rows = b.kernel_rows * b.subrows, position = row * b.stride * b.subrows;
+  const index_t begin = b.first * b.subrows > position ? b.first * b.subrows - position : 0;
+  const index_t end = smaller_of(b.last * b.subrows - position, kernel_rows);
+  vec<T> acc[Vectors] = {};
+  const T* source = b.source + (position + begin) * b.pitch + at;
+  const T* w = b.weights + begin * b.taps;
+  for (index_t r = begin; r < end; ++r, source += b.pitch)
+    for (index_t k = 0; k < b.taps; ++k, ++w) {
+      const T* from = source + b.offsets[k];
+      vec<T> weight = simd::broadcast(*w);
+      keep_wide(weight);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) acc[v] = simd::fma(simd::load(from + v * V), weight, acc[v]);
+    }
+#pragma GCC unroll 8
+  for (int v = 0; v < Vectors; ++v) simd::store(b.out + row * b.out_row + at + v * V, acc[v]);
+}
+
+// Covers a row from `at` on with tiles of Vectors, then narrower ones; the last overlaps its neighbour.
+template <class T, int Vectors>
+DEPTHWISE_INLINE void plane_row(const FlatBlock<T>& b, index_t row, index_t at) {
+  constexpr int width = Vectors * kLanes<T>;
+  for (; b.elements - at >= width; at += width) plane_row_tile<T, Vectors>(b, row, at);
+  if (at == b.elements) return;
+  if constexpr (Vectors == 1)
+    plane_row_tile<T, 1>(b, row, smaller_of(at, b.elements - width));
+  else
+    plane_row<T, Vectors / 2>(b, row, at);
+}
+
+template <class T>
+void plane_rows(const FlatBlock<T>& b) {
+  for (index_t row = 0; row < b.rows; ++row) plane_row<T, 8>(b, row, 0);
+}
+
+template <class T, int L>
+FlatFunction<T> plane_block_of(index_t stride, index_t kernel) {
+  if (stride == 1)
+    return kernel == 3   ? plane_block<T, L, 3, 1>
+           : kernel == 5 ? plane_block<T, L, 5, 1>
+                         : plane_block<T, L, 7, 1>;
+  return kernel == 3   ? plane_block<T, L, 3, 2>
+         : kernel == 5 ? plane_block<T, L, 5, 2>
+                       : plane_block<T, L, 7, 2>;
+}
+
+// Half vectors waste less of a row, and cost half as much where they run two at a time; but they read more
+// weights for each product, so short rows of wide kernels prefer whole ones.
+template <class T>
+FlatFunction<T> plane_function(index_t stride, index_t kernel, [[maybe_unused]] index_t columns) {
+  constexpr int V = kLanes<T>;
+#if defined(__AVX512F__)
+  const auto vectors = [columns](int lanes) { return (columns + lanes - 1) / lanes; };
+  if (vectors(V / 2) * (kernel == 3 ? 20 : 24) < vectors(V) * 40)
+    return plane_block_of<T, V / 2>(stride, kernel);
+#endif
+  return plane_block_of<T, V>(stride, kernel);
+}
+
+}  // namespace
