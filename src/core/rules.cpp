@@ -157,34 +157,58 @@ Rule generic_rule(const Spec& spec) {
   return r;
 }
 
-// Blocks of positions whose packed rows stay in the first-level cache, and enough tasks for the threads: by
-// units alone where there are many, else by parts of the blocks.
-Rule grad_filter_rule(const Spec& spec, int vector_bytes, bool lines) {
-  const Problem p(spec);
-  const bool nhwc = spec.layout == Layout::nhwc;
-  const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element;
-  const index_t pixel = nhwc && !lines ? std::max<index_t>(p.channels, 1) : 1;
-  Rule r;
-  r.tile.period = static_cast<int>(std::min<index_t>(pixel / std::gcd(pixel, lanes), 99));
-  r.units = lines ? ceil_div(p.channels, kLineBytes / element) : nhwc ? 1 : spec.channels;
-  const auto layout = [&](const Tile& t) { return grad_layout(spec, t, p.h, p.w, lines, lanes); };
-  const auto panels = [&](const Tile& t) {
-    const GradLayout l = layout(t);
-    return (l.slots * l.x_row + t.rows * l.outputs * l.grad_row) * element;
-  };
-  r.tile.columns = spec.w.out;
-  r.tile.rows = 1;
-  fit_columns(r.tile, caches().l1 / 2, 16, panels);
-  r.tile.columns = ceil_div(spec.w.out, ceil_div(spec.w.out, r.tile.columns));
-  for (Tile wider = r.tile; wider.rows < p.h.out_count; r.tile = wider) {
-    ++wider.rows;
-    if (panels(wider) > caches().l1 * 3 / 4) break;
+// Rows and images of a block of the filter gradient: enough positions that adding its sums up costs little, and
+// rows that stay in the cache while every tap passes over them.
+template <class Bytes>
+void choose_grad_block(Tile& tile, const Problem& p, index_t least, index_t most, const Bytes& bytes) {
+  const index_t positions = std::max<index_t>(1, grad_positions(p.h, p.h.out_count));
+  const index_t columns = std::max<index_t>(1, tile.columns);
+  tile.rows = std::min(positions, std::max<index_t>(8, ceil_div(least, columns)));
+  while (tile.rows > 1 && bytes(tile) > most) tile.rows = ceil_div(tile.rows, 2);
+  tile.rows = ceil_div(positions, ceil_div(positions, tile.rows));  // even shares
+  if (tile.rows % p.h.stride != 0 && tile.rows < positions) tile.rows += p.h.stride - tile.rows % p.h.stride;
+  if (tile.rows < positions) return;
+  for (Tile more = tile; more.images < p.spec.batch && more.images * positions * columns < least; tile = more) {
+    ++more.images;
+    if (bytes(more) > most) break;
   }
-  const index_t classes = class_count(spec.op, spec.h, Dilation::split);
-  r.blocks = grad_blocks(spec, r.tile, classes, p.h.out_count).count(spec.batch);
-  r.parts = std::clamp<index_t>(ceil_div(kTasks, r.units), 1, std::max<index_t>(r.blocks, 1));
-  r.sums_bytes = layout(r.tile).sums * element;
-  r.scratch_bytes = grad_scratch_bytes(layout(r.tile), r.tile, spec.dtype);
+}
+
+// Enough tasks for the threads: by units alone where there are many, else by parts of the blocks.
+Rule grad_filter_rule(const Spec& spec, int vector_bytes, GradForm form) {
+  Problem p(spec);
+  const bool nhwc = spec.layout == Layout::nhwc, flat = form == GradForm::flat;
+  const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element,
+                line = kLineBytes / element;
+  Rule r;
+  r.columns = flat ? Dilation::keep : Dilation::split;
+  p.w = widest(spec, spec.w, r.columns);
+  const index_t pixel = nhwc && flat ? std::max<index_t>(p.channels, 1) : 1;
+  r.tile.period = static_cast<int>(std::min<index_t>(pixel / std::gcd(pixel, lanes), 99));
+  r.units = !flat ? ceil_div(p.channels, line) : nhwc ? 1 : spec.channels;
+  const auto layout = [&](const Tile& t) { return grad_layout(spec, t, p.h, p.w, form, lanes); };
+  // In place, a block's rows hold the channels of all units of its task.
+  const auto bytes = [&](const Tile& t) {
+    const index_t rows = t.rows + ceil_div(t.rows, p.h.stride) * p.w.stride;
+    return form == GradForm::direct ? t.images * rows * p.w.out_count * t.units * kLineBytes
+                                    : grad_panel_elements(layout(t), t) * element;
+  };
+  const auto scratch = [&](const Tile& t) { return grad_scratch_bytes(layout(t), t, p.w, spec.dtype); };
+  r.tile.columns = p.w.out_count;
+  r.tile.rows = 8;
+  const index_t most = flat ? caches().l1 : caches().l2 / 4;
+  if (form != GradForm::direct) fit_columns(r.tile, most, 16, bytes);
+  r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));
+  r.tile.units = std::clamp<index_t>(r.units / 8, 1, flat ? 16 : 4);
+  choose_grad_block(r.tile, p, flat ? 256 * lanes : 512, most, bytes);
+  while (r.tile.units > 1 && scratch(r.tile) > kMaxScratchBytes / 2) r.tile.units = ceil_div(r.tile.units, 2);
+  r.blocks = grad_blocks(spec, r.tile, p.h, p.w, class_count(spec.op, spec.h, r.rows),
+                         class_count(spec.op, spec.w, r.columns))
+                 .count();
+  const index_t tasks = ceil_div(r.units, r.tile.units);
+  r.parts = std::clamp<index_t>(ceil_div(kTasks, tasks), 1, std::max<index_t>(r.blocks, 1));
+  r.sums_bytes = r.tile.units * layout(r.tile).sums * element;
+  r.scratch_bytes = scratch(r.tile);
   r.applies = r.tile.period <= 8 && r.scratch_bytes <= kMaxScratchBytes &&
               p.w.span(r.tile.columns) < kMaxScratchBytes;
   return r;
@@ -199,7 +223,8 @@ Rule generic_grad_filter(const Spec& spec) {
 }
 
 Rule vector_rule(const Spec& spec, int vector_bytes, bool lines) {
-  if (spec.op == Op::grad_filter) return grad_filter_rule(spec, vector_bytes, lines);
+  if (spec.op == Op::grad_filter)
+    return grad_filter_rule(spec, vector_bytes, lines ? GradForm::lines : GradForm::flat);
   return lines ? lines_rule(spec) : flat_rule(spec, vector_bytes);
 }
 
@@ -272,6 +297,16 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   return r;
 }
 
+Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
+  const index_t element = compute_bytes(spec.dtype);
+  Rule r = grad_filter_rule(spec, vector_bytes, GradForm::direct);
+  r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 &&
+              element == dtype_bytes(spec.dtype) && spec.channels * element >= vector_bytes;
+  r.preferred = true;
+  r.reason = "channels fill the lanes, and both images are read in place";
+  return r;
+}
+
 Rule nhwc(const Spec& spec, int vector_bytes) {
   Rule r = vector_rule(spec, vector_bytes, true);
   r.applies = r.applies && spec.layout == Layout::nhwc && (spec.op != Op::forward || spec.multiplier == 1);
@@ -326,6 +361,7 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::forward_nhwc_direct:
     case KernelId::grad_input_nhwc_direct: return nhwc_direct(spec, vector_bytes);
     case KernelId::forward_nhwc:
+    case KernelId::grad_filter_nhwc_direct: return grad_filter_nhwc_direct(spec, vector_bytes);
     case KernelId::grad_filter_nhwc:
     case KernelId::grad_input_nhwc: return nhwc(spec, vector_bytes);
     case KernelId::forward_nhwc_multiplier: return nhwc_multiplier(spec);

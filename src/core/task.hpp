@@ -19,6 +19,7 @@ struct Tile {
   index_t columns = 1;         // columns of a task
   index_t units = 1;           // units of a task
   bool beyond_caches = false;  // direct kernel: source and result do not stay in the caches
+  index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
 };
 
 struct Operands {

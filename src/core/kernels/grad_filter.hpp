@@ -1,8 +1,12 @@
-// The filter gradient: blocks of input and gradient rows are packed, and every tap sums their products.
+// The filter gradient: every tap sums the products of the positions that it reads with the gradient.
 //
 // A task owns its units' sums, so nothing is shared between threads. A block's sums run plainly, blocks are
 // added with compensation, and the parts of a unit that several tasks summed are added in order: the result
 // does not depend on the number of threads, and its error does not grow with the batch.
+//
+// Only products inside the image are summed, and some lanes multiply zeros with what lies beside a row. Where
+// that could matter, with something infinite or NaN, the sums show it, and the channel is done again one product
+// at a time, with the padding.
 #pragma once
 
 #include "flat_pack.hpp"
@@ -13,298 +17,12 @@
 namespace {
 
 using depthwise::AxisClass;
+using depthwise::Dilation;
 using depthwise::GradBlocks;
+using depthwise::GradForm;
 using depthwise::GradLayout;
 using depthwise::Spec;
 using depthwise::Task;
-
-// kLines: channels in the lanes; else a row's columns, and its channels where they are few.
-template <class S, Layout kLayout, bool kLines>
-class GradFilter {
- public:
-  explicit GradFilter(const Task& task)
-      : task_(task),
-        spec_(*task.spec),
-        h_(task.h),
-        w_(task.w),
-        layout_(grad_layout(spec_, *task.tile, h_, w_, kLines, kV)),
-        blocks_(grad_blocks(spec_, *task.tile, class_count(spec_.op, spec_.h, depthwise::Dilation::split),
-                            h_.out_count)),
-        x_image_(input_image(spec_)),
-        grad_image_(output_image(spec_)),
-        unit_(task.unit_begin) {
-    T* at = reinterpret_cast<T*>(task.scratch);
-    const auto take = [&at](index_t elements) {
-      T* const part = at;
-      at += elements;
-      return part;
-    };
-    ring_ = take(layout_.slots * layout_.x_row);
-    zeros_ = take(layout_.x_row);
-    grad_ = take(task.tile->rows * layout_.outputs * layout_.grad_row);
-    sums_ = take(layout_.sums);
-    totals_ = take(layout_.sums);
-    lost_ = take(layout_.sums);
-    x_rows_ = reinterpret_cast<const T**>(at);
-    grad_rows_ = x_rows_ + task.tile->rows * h_.taps;
-    offsets_ = reinterpret_cast<index_t*>(grad_rows_ + task.tile->rows * layout_.outputs);
-  }
-
-  void run() {
-    clear(totals_, layout_.sums);
-    clear(lost_, layout_.sums);
-    if (task_.reduce) {
-      for (index_t p = 0; p < task_.parts; ++p)
-        add_compensated(reinterpret_cast<const T*>(task_.sums + task_.sums_offset + p * task_.sums_step),
-                        layout_.sums, totals_, lost_);
-      return write();
-    }
-    clear(zeros_, layout_.x_row);
-    find_offsets();
-    for (index_t block = task_.block_begin; block < task_.block_end; ++block) {
-      enter(block);
-      if (rows_ > 0) sum_block();
-    }
-    if (task_.parts == 1) return write();
-    T* to = reinterpret_cast<T*>(task_.sums + task_.sums_offset);
-    for (index_t i = 0; i < layout_.sums; ++i) to[i] = totals_[i];
-  }
-
- private:
-  using T = compute_t<S>;
-  static constexpr int kV = kLanes<T>, kL = kLine<T>;
-  static constexpr int kMaxVectors = kLines ? kL / kV : 1;
-
-  static void clear(T* to, index_t elements) {
-    for (index_t i = 0; i < elements; ++i) to[i] = 0;
-  }
-
-  index_t lane() const { return unit_ * kL; }
-  int valid() const {
-    const index_t rest = grad_image_.channels - lane();
-    return static_cast<int>(rest < kL ? rest : kL);
-  }
-
-  void find_offsets() {
-    for (index_t k = 0; k < w_.taps; ++k) {
-      const index_t position = w_.spacing * k;
-      offsets_[k] = kLines ? position * kL
-                           : position % w_.stride * layout_.segment + position / w_.stride * layout_.pixel;
-    }
-  }
-
-  // Decodes a block and, where it does not follow its predecessor in the same image and columns, starts anew.
-  void enter(index_t block) {
-    const index_t row_block = block % blocks_.row_blocks, strip = block / blocks_.row_blocks;
-    const index_t column_block = strip % blocks_.column_blocks, image = strip / blocks_.column_blocks;
-    if (strip != strip_) {
-      strip_ = strip;
-      batch_ = image / blocks_.classes;
-      h_ = axis_class(spec_.op, spec_.h, depthwise::Dilation::split, image % blocks_.classes);
-      column_ = column_block * task_.tile->columns;
-      const index_t rest = spec_.w.out - column_;
-      columns_ = rest < task_.tile->columns ? rest : task_.tile->columns;
-      find_columns();
-      clear(ring_, layout_.slots * layout_.x_row);
-      clear(grad_, task_.tile->rows * layout_.outputs * layout_.grad_row);
-      packed_ = h_.stride * row_block * task_.tile->rows;
-    }
-    row_ = row_block * task_.tile->rows;
-    const index_t rest = h_.out_count - row_;
-    rows_ = rest < task_.tile->rows ? rest : task_.tile->rows;
-  }
-
-  void find_columns() {
-    first_column_ = w_.source(w_.stride * column_);
-    const index_t step = w_.src_step, count = w_.span(columns_);
-    const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : (a + step - 1) / step; };
-    const index_t begin = ceil_div(-first_column_), end = ceil_div(w_.src_size - first_column_);
-    inside_end_ = end < count ? end : count;
-    inside_begin_ = begin < inside_end_ ? begin : inside_end_;
-  }
-
-  void sum_block() {
-    const index_t begin = h_.stride * row_, end = begin + (rows_ - 1) * h_.stride + h_.taps;
-    for (packed_ = packed_ > begin ? packed_ : begin; packed_ < end; ++packed_)
-      if (h_.inside(h_.source(packed_))) pack_input(packed_);
-    for (index_t j = 0; j < rows_; ++j) pack_gradient(j);
-    const bool holed = grad_finite_ && (w_.taps == 7 || w_.taps > 8);
-    find_rows(holed);
-    for (index_t o = 0; o < layout_.outputs; ++o) {
-      if constexpr (kLines)
-        sum_lines(holed);
-      else
-        sum_flat(o, holed);
-    }
-    add_compensated(sums_, layout_.sums, totals_, lost_);
-  }
-
-  T* slot(index_t position) const { return ring_ + position % layout_.slots * layout_.x_row; }
-  T* grad_row(index_t j, index_t o) const { return grad_ + (j * layout_.outputs + o) * layout_.grad_row; }
-
-  static bool finite(const T* from, index_t elements) {
-    vec<T> probe = {};
-    index_t i = 0;
-    for (; i + kV <= elements; i += kV) probe += simd::load(from + i) * T(0);
-    T sum = 0;
-    for (int l = 0; l < kV; ++l) sum += probe[l];
-    for (; i < elements; ++i) sum += from[i] * T(0);
-    return sum == 0;
-  }
-
-  void pack_input(index_t position) {
-    const index_t column = first_column_ + w_.src_step * inside_begin_, count = inside_end_ - inside_begin_;
-    const S* data = static_cast<const S*>(task_.operands.a);
-    if constexpr (kLines) {
-      const Lanes lanes = spec_.multiplier == 1 ? Lanes::same : Lanes::repeated;
-      LineSource<S, kLayout>{data, x_image_, lanes, spec_.multiplier}.pack(
-          batch_, h_.source(position), column, w_.src_step, count, lane(), valid(), 0,
-          slot(position) + inside_begin_ * kL);
-    } else {
-      const index_t plane = kLayout == Layout::nchw ? unit_ * x_image_.channel_step : 0;
-      const S* first = data + batch_ * x_image_.batch_step + h_.source(position) * x_image_.row_step +
-                       column * x_image_.column_step + plane;
-      const index_t repeat = kLayout == Layout::nhwc ? spec_.multiplier : 1;
-      const FlatRow<S> row{data + x_image_.batch_step * spec_.batch,
-                           w_.src_step * x_image_.column_step,
-                           inside_begin_,
-                           inside_end_,
-                           repeat,
-                           1};
-      pack_flat(row, first, {w_.stride, layout_.phases, layout_.segment, layout_.pixel}, slot(position));
-      input_finite_ = input_finite_ && finite(slot(position), layout_.x_row);
-    }
-  }
-
-  void pack_gradient(index_t j) {
-    const index_t row = h_.out_start + h_.out_step * (row_ + j);
-    const S* data = static_cast<const S*>(task_.operands.b);
-    for (index_t o = 0; o < layout_.outputs; ++o) {
-      if constexpr (kLines) {
-        LineSource<S, kLayout>{data, grad_image_, Lanes::same, 1}.pack(batch_, row, column_, 1, columns_,
-                                                                       lane(), valid(), 0, grad_row(j, o));
-      } else {
-        const index_t plane =
-            kLayout == Layout::nchw ? (unit_ * layout_.outputs + o) * grad_image_.channel_step : 0;
-        const S* first = data + batch_ * grad_image_.batch_step + row * grad_image_.row_step +
-                         column_ * grad_image_.column_step + plane;
-        pack_contiguous(first, data + grad_image_.batch_step * spec_.batch, columns_ * layout_.pixel,
-                        grad_row(j, o));
-      }
-      grad_finite_ = grad_finite_ && finite(grad_row(j, o), columns_ * layout_.pixel);
-    }
-  }
-
-  // Input rows outside the image are null when that may drop them: zeros against a finite gradient.
-  void find_rows(bool holed) {
-    for (index_t j = 0; j < rows_; ++j) {
-      for (index_t t = 0; t < h_.taps; ++t) {
-        const index_t position = h_.stride * (row_ + j) + t;
-        const bool inside = h_.inside(h_.source(position));
-        x_rows_[j * h_.taps + t] = inside ? slot(position) : holed ? nullptr : zeros_;
-      }
-      for (index_t o = 0; o < layout_.outputs; ++o) grad_rows_[o * task_.tile->rows + j] = grad_row(j, o);
-    }
-  }
-
-  GradBlock<T> block() const {
-    GradBlock<T> b{};
-    b.x = x_rows_;
-    b.x_rows_step = h_.taps;
-    b.offsets = offsets_;
-    b.grad = grad_rows_;
-    b.rows = rows_;
-    b.sums = sums_;
-    b.sum_row = w_.taps * layout_.tap;
-    b.sum_step = layout_.tap;
-    return b;
-  }
-
-  void sum_lines(bool holed) const {
-    GradBlock<T> b = block();
-    b.x_step = w_.stride * kL;
-    b.grad_step = kL;
-    b.steps = columns_;
-    b.lanes = kL;
-    grad_taps<T, kMaxVectors>(b, h_.taps, w_.taps, holed);
-  }
-
-  // Vectors p, p + period, ... of a row share their channels. The last vector may be partial: its gradient
-  // lanes past the end are 0, which drops them unless the input there is not finite.
-  void sum_flat(index_t o, bool holed) const {
-    const index_t elements = columns_ * layout_.pixel, period = task_.tile->period;
-    const index_t vectors = input_finite_ ? (elements + kV - 1) / kV : elements / kV;
-    const index_t taps = h_.taps * w_.taps * layout_.tap;
-    for (index_t p = 0; p < period; ++p) {
-      GradBlock<T> b = block();
-      b.grad += o * task_.tile->rows;
-      b.sums += o * taps + p * kV;
-      b.x_step = b.grad_step = period * kV;
-      b.steps = p < vectors ? (vectors - p + period - 1) / period : 0;
-      b.lanes = kV;
-      shift(b, p * kV);
-      grad_taps<T, kMaxVectors>(b, h_.taps, w_.taps, holed);
-      shift(b, -p * kV);
-    }
-    if (vectors * kV < elements) sum_tail(o, vectors * kV, elements);
-  }
-
-  // Moves the block's rows along by `elements`.
-  void shift(const GradBlock<T>& b, index_t elements) const {
-    for (index_t i = 0; i < rows_ * h_.taps; ++i)
-      if (x_rows_[i]) x_rows_[i] += elements;
-    const T** rows = const_cast<const T**>(b.grad);
-    for (index_t j = 0; j < rows_; ++j) rows[j] += elements;
-  }
-
-  void sum_tail(index_t o, index_t begin, index_t end) const {
-    const index_t lane = begin % (task_.tile->period * kV);
-    for (index_t j = 0; j < rows_; ++j)
-      for (index_t t = 0; t < h_.taps; ++t)
-        for (index_t k = 0; k < w_.taps && x_rows_[j * h_.taps + t]; ++k)
-          for (index_t i = begin; i < end; ++i) {
-            T& sum = sums_[((o * h_.taps + t) * w_.taps + k) * layout_.tap + lane + i - begin];
-            sum = simd::fma(x_rows_[j * h_.taps + t][offsets_[k] + i], grad_row(j, o)[i], sum);
-          }
-  }
-
-  void write() const {
-    const index_t taps = spec_.h.kernel * spec_.w.kernel, channels = grad_image_.channels;
-    S* const filter = static_cast<S*>(task_.operands.out);
-    for (index_t o = 0; o < layout_.outputs; ++o)
-      for (index_t t = 0; t < taps; ++t) {
-        const T* total = totals_ + (o * taps + t) * layout_.tap;
-        S* to = filter + t * channels;
-        if constexpr (kLines) {
-          for (int v = 0; v < valid(); v += kV)
-            simd::store_n(to + lane() + v, simd::load(total + v), valid() - v);
-        } else {
-          const index_t first = kLayout == Layout::nchw ? unit_ * layout_.outputs + o : 0;
-          for (index_t c = 0; c < layout_.pixel; ++c) {
-            T sum = 0;
-            for (index_t i = c; i < layout_.tap; i += layout_.pixel) sum += total[i];
-            simd::store_one(to + first + c, sum);
-          }
-        }
-      }
-  }
-
-  const Task& task_;
-  const Spec& spec_;
-  AxisClass h_;
-  const AxisClass& w_;
-  const GradLayout layout_;
-  const GradBlocks blocks_;
-  const Image x_image_, grad_image_;
-  const index_t unit_;
-  T *ring_, *zeros_, *grad_, *sums_, *totals_, *lost_;
-  const T** x_rows_;
-  const T** grad_rows_;
-  index_t* offsets_;
-  index_t strip_ = -1, batch_ = 0, column_ = 0, columns_ = 0, row_ = 0, rows_ = 0, packed_ = 0;
-  index_t first_column_ = 0, inside_begin_ = 0, inside_end_ = 0;
-  bool input_finite_ = true, grad_finite_ = true;
-};
 
 // One filter tap at a time, whatever the problem.
 template <class S>
@@ -314,11 +32,25 @@ class GenericGradFilter {
       : task_(task), spec_(*task.spec), x_image_(input_image(spec_)), grad_image_(output_image(spec_)) {}
 
   void run() const {
-    const index_t channels = grad_image_.channels;
-    S* to = static_cast<S*>(task_.operands.out);
+    for (index_t o = task_.unit_begin; o < task_.unit_end; ++o) run_channel(o);
+  }
+
+  void run_channel(index_t o) const {
+    S* to = static_cast<S*>(task_.operands.out) + o;
     for (index_t t = 0; t < spec_.h.kernel; ++t)
-      for (index_t k = 0; k < spec_.w.kernel; ++k, to += channels)
-        for (index_t o = task_.unit_begin; o < task_.unit_end; ++o) simd::store_one(to + o, sum(t, k, o));
+      for (index_t k = 0; k < spec_.w.kernel; ++k, to += grad_image_.channels)
+        simd::store_one(to, sum(t, k, o));
+  }
+
+  // Whether no gradient of an output channel is infinite or NaN.
+  bool finite(index_t o) const {
+    const S* grad = static_cast<const S*>(task_.operands.b) + o * grad_image_.channel_step;
+    T probe = 0;
+    for (index_t n = 0; n < spec_.batch; ++n, grad += grad_image_.batch_step)
+      for (index_t i = 0; i < spec_.h.out; ++i)
+        for (index_t j = 0; j < spec_.w.out; ++j)
+          probe += simd::load_one(grad + i * grad_image_.row_step + j * grad_image_.column_step) * T(0);
+    return probe == 0;
   }
 
  private:
@@ -357,6 +89,359 @@ class GenericGradFilter {
   const Task& task_;
   const Spec& spec_;
   const Image x_image_, grad_image_;
+};
+
+template <class S, Layout kLayout, GradForm kForm>
+class GradFilter {
+ public:
+  explicit GradFilter(const Task& task)
+      : task_(task),
+        spec_(*task.spec),
+        h_(task.h),
+        w_(task.w),
+        layout_(grad_layout(spec_, *task.tile, h_, w_, kForm, kV)),
+        blocks_(grad_blocks(spec_, *task.tile, h_, w_, class_count(spec_.op, spec_.h, Dilation::split),
+                            class_count(spec_.op, spec_.w, kColumns))),
+        x_image_(input_image(spec_)),
+        grad_image_(output_image(spec_)),
+        units_(task.unit_end - task.unit_begin) {
+    T* at = reinterpret_cast<T*>(task.scratch);
+    const auto take = [&at](index_t elements) {
+      T* const part = at;
+      at += elements;
+      return part;
+    };
+    x_panel_ = take(task.tile->images * layout_.x_rows * layout_.x_row);
+    grad_panel_ = take(task.tile->images * layout_.grad_rows * layout_.grad_row);
+    sums_ = take(layout_.sums);
+    totals_ = take(units_ * layout_.sums);
+    lost_ = take(units_ * layout_.sums);
+    runs_ = reinterpret_cast<GradRun<T>*>(at);
+    offsets_ = reinterpret_cast<index_t*>(runs_ + task.tile->images);
+  }
+
+  void run() {
+    const index_t all = units_ * layout_.sums;
+    clear(totals_, 2 * all);
+    if (task_.reduce) {
+      for (index_t p = 0; p < task_.parts; ++p)
+        add_compensated(reinterpret_cast<const T*>(task_.sums + task_.sums_offset + p * task_.sums_step), all,
+                        totals_, lost_);
+      return write();
+    }
+    for (index_t block = task_.block_begin; block < task_.block_end; ++block)
+      if (enter(block))
+        for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) sum_unit();
+    if (task_.parts == 1) return write();
+    T* to = reinterpret_cast<T*>(task_.sums + task_.sums_offset);
+    for (index_t i = 0; i < all; ++i) to[i] = totals_[i];
+  }
+
+ private:
+  using T = compute_t<S>;
+  static constexpr int kV = kLanes<T>, kL = kLine<T>;
+  static constexpr bool kFlat = kForm == GradForm::flat, kDirect = kForm == GradForm::direct;
+  static constexpr Dilation kColumns = kFlat ? Dilation::keep : Dilation::split;
+
+  static void clear(T* to, index_t elements) {
+    for (index_t i = 0; i < elements; ++i) to[i] = 0;
+  }
+  static index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
+  static index_t clamp(index_t x, index_t most) { return x < 0 ? 0 : smaller(x, most); }
+
+  // Positions [begin, end) of a class, of `count`, lie inside the image.
+  struct Inside {
+    index_t begin = 0, end = 0;
+
+    Inside() = default;
+    Inside(const AxisClass& axis, index_t first, index_t count) {
+      const auto ceil_div = [&axis](index_t a) { return a <= 0 ? 0 : (a + axis.src_step - 1) / axis.src_step; };
+      end = smaller(ceil_div(axis.src_size - first), count);
+      begin = smaller(ceil_div(-first), end);
+    }
+  };
+
+  // Decodes a block; false when no tap reads anything in it.
+  bool enter(index_t block) {
+    const auto next = [&block](index_t count) {
+      const index_t i = block % count;
+      block /= count;
+      return i;
+    };
+    const depthwise::Tile& tile = *task_.tile;
+    const index_t row_block = next(blocks_.row_blocks), column_block = next(blocks_.column_blocks);
+    w_ = axis_class(spec_.op, spec_.w, kColumns, next(blocks_.column_classes));
+    h_ = axis_class(spec_.op, spec_.h, Dilation::split, next(blocks_.row_classes));
+    batch_ = block * tile.images;
+    images_ = smaller(tile.images, spec_.batch - batch_);
+    column_ = column_block * tile.columns;
+    columns_ = smaller(tile.columns, w_.out_count - column_);
+    if (columns_ <= 0) return false;
+    columns_inside_ = Inside(w_, w_.source(w_.stride * column_), w_.span(columns_));
+    find_rows(row_block * tile.rows, tile.rows);
+    if (begin_ >= end_ || columns_inside_.begin >= columns_inside_.end) return false;
+    find_offsets();
+    if (kFlat && column_ != cleared_) {  // margins and slack stay 0
+      clear(x_panel_, grad_panel_elements(layout_, tile));
+      cleared_ = column_;
+    }
+    find_runs();
+    return true;
+  }
+
+  // The block's positions inside the image, and the gradient rows that meet them.
+  void find_rows(index_t begin, index_t count) {
+    const Inside inside(h_, h_.src_start, h_.span(h_.out_count));
+    begin_ = inside.begin + begin;
+    end_ = smaller(begin_ + count, inside.end);
+    const index_t first = begin_ - h_.taps + h_.stride;  // ceil((begin - taps + 1) / stride)
+    grad_begin_ = first <= 0 ? 0 : first / h_.stride;
+    grad_end_ = smaller((end_ - 1) / h_.stride + 1, h_.out_count);
+  }
+
+  void find_offsets() {
+    for (index_t k = 0; k < w_.taps; ++k) {
+      const index_t position = w_.spacing * k;
+      offsets_[k] = kDirect  ? position * w_.src_step * x_image_.column_step
+                    : !kFlat ? position * kL
+                             : position % w_.stride * layout_.segment + position / w_.stride * layout_.pixel;
+    }
+  }
+
+  const S* input_row(index_t image, index_t position) const {
+    return static_cast<const S*>(task_.operands.a) + (batch_ + image) * x_image_.batch_step +
+           h_.source(position) * x_image_.row_step;
+  }
+  const S* gradient_row(index_t image, index_t u) const {
+    return static_cast<const S*>(task_.operands.b) + (batch_ + image) * grad_image_.batch_step +
+           (h_.out_start + h_.out_step * u) * grad_image_.row_step +
+           (w_.out_start + w_.out_step * column_) * grad_image_.column_step;
+  }
+  T* packed_input(index_t image, index_t position) const {
+    return x_panel_ + (image * layout_.x_rows + position - begin_) * layout_.x_row;
+  }
+  T* packed_gradient(index_t image, index_t u) const {
+    return grad_panel_ + (image * layout_.grad_rows + u - grad_begin_) * layout_.grad_row;
+  }
+
+  void find_runs() {
+    for (index_t i = 0; i < images_; ++i) {
+      GradRun<T>& run = runs_[i];
+      run.begin = begin_, run.end = end_;
+      if constexpr (kDirect && sizeof(S) == sizeof(T)) {
+        run.x = input_row(i, 0) + w_.source(w_.stride * column_) * x_image_.column_step;
+        run.grad = gradient_row(i, 0);
+      } else {
+        run.x = packed_input(i, 0) - (kFlat ? 0 : columns_inside_.begin * kL);
+        run.grad = packed_gradient(i, 0);
+      }
+    }
+  }
+
+  void sum_unit() {
+    const index_t at = (unit_ - task_.unit_begin) * layout_.sums;
+    clear(sums_, layout_.sums);
+    if constexpr (!kDirect)
+      for (index_t i = 0; i < images_; ++i) pack_input(i);
+    for (index_t o = 0; o < layout_.outputs; ++o) {
+      if constexpr (!kDirect)
+        for (index_t i = 0; i < images_; ++i) pack_gradient(i, o);
+      if constexpr (kFlat)
+        sum_flat(o);
+      else
+        for (int v = 0; v < kL; v += kV)
+          if (lane() + v < grad_image_.channels) sum_lines(v);
+    }
+    add_compensated(sums_, layout_.sums, totals_ + at, lost_ + at);
+  }
+
+  index_t lane() const { return unit_ * kL; }
+  int valid() const { return static_cast<int>(smaller(grad_image_.channels - lane(), kL)); }
+
+  void pack_input(index_t image) const {
+    const index_t begin = columns_inside_.begin, count = columns_inside_.end - begin;
+    const index_t column = w_.source(w_.stride * column_) + w_.src_step * begin;
+    const S* data = static_cast<const S*>(task_.operands.a);
+    if constexpr (kFlat) {
+      const index_t plane = kLayout == Layout::nchw ? unit_ * x_image_.channel_step : 0;
+      const FlatRow<S> row{data + x_image_.batch_step * spec_.batch,
+                           w_.src_step * x_image_.column_step,
+                           begin,
+                           columns_inside_.end,
+                           kLayout == Layout::nhwc ? spec_.multiplier : 1,
+                           1};
+      pack_flat(row, input_row(image, begin_) + column * x_image_.column_step + plane,
+                {w_.stride, layout_.phases, layout_.segment, layout_.pixel}, packed_input(image, begin_),
+                end_ - begin_, h_.src_step * x_image_.row_step, layout_.x_row);
+    } else {
+      const Lanes lanes = spec_.multiplier == 1 ? Lanes::same : Lanes::repeated;
+      const LineSource<S, kLayout> source{data, x_image_, lanes, spec_.multiplier};
+      for (index_t p = begin_; p < end_; ++p)
+        source.pack(batch_ + image, h_.source(p), column, w_.src_step, count, lane(), valid(), 0,
+                    packed_input(image, p));
+    }
+  }
+
+  void pack_gradient(index_t image, index_t o) const {
+    const S* data = static_cast<const S*>(task_.operands.b);
+    for (index_t u = grad_begin_; u < grad_end_; ++u) {
+      if constexpr (kFlat) {
+        const index_t plane =
+            kLayout == Layout::nchw ? (unit_ * layout_.outputs + o) * grad_image_.channel_step : 0;
+        pack_contiguous(gradient_row(image, u) + plane, data + grad_image_.batch_step * spec_.batch,
+                        columns_ * layout_.pixel, packed_gradient(image, u));
+      } else {
+        LineSource<S, kLayout>{data, grad_image_, Lanes::same, 1}.pack(
+            batch_ + image, h_.out_start + h_.out_step * u, w_.out_start + w_.out_step * column_, w_.out_step,
+            columns_, lane(), valid(), 0, packed_gradient(image, u));
+      }
+    }
+  }
+
+  GradBlock<T> block() const {
+    GradBlock<T> b{};
+    b.runs = runs_;
+    b.run_count = images_;
+    b.stride = h_.stride;
+    b.grad_begin = grad_begin_, b.grad_end = grad_end_;
+    b.x_row = kDirect ? h_.src_step * x_image_.row_step : layout_.x_row;
+    b.grad_row = kDirect ? h_.out_step * grad_image_.row_step : layout_.grad_row;
+    b.offsets = offsets_;
+    b.sums = sums_;
+    b.sum_row = w_.taps * layout_.tap;
+    b.sum_step = layout_.tap;
+    return b;
+  }
+
+  // The channel of lane 0 of a vector; the last vector overlaps its neighbour where channels lie in the image.
+  index_t first_channel(int v) const {
+    const index_t channel = lane() + v;
+    return kDirect ? smaller(channel, grad_image_.channels - kV) : channel;
+  }
+
+  // Columns that the same taps read inside the image go together.
+  void sum_lines(int v) const {
+    GradBlock<T> b = block();
+    const index_t x_step = kDirect ? w_.stride * w_.src_step * x_image_.column_step : w_.stride * kL;
+    b.x_step = x_step;
+    b.grad_step = kDirect ? w_.out_step * grad_image_.column_step : kL;
+    b.sums += v;
+    const index_t first = kDirect ? first_channel(v) : v;
+    const auto taps_from = [this](index_t j) { return clamp(columns_inside_.begin - w_.stride * j, w_.taps); };
+    const auto taps_end = [this](index_t j) { return clamp(columns_inside_.end - w_.stride * j, w_.taps); };
+    for (index_t j = 0; j < columns_; j += b.columns) {
+      const index_t from = taps_from(j), end = taps_end(j);
+      b.columns = 1;
+      while (j + b.columns < columns_ && taps_from(j + b.columns) == from && taps_end(j + b.columns) == end)
+        ++b.columns;
+      b.x_first = first + j * x_step;
+      b.grad_first = first + j * b.grad_step;
+      grad_taps<T>(b, h_.taps, from, end);
+    }
+  }
+
+  // Vectors p, p + period, ... of a row share their channels.
+  void sum_flat(index_t o) const {
+    const index_t period = task_.tile->period, vectors = (columns_ * layout_.pixel + kV - 1) / kV;
+    GradBlock<T> b = block();
+    b.x_step = b.grad_step = period * kV;
+    b.sums += o * h_.taps * w_.taps * layout_.tap;
+    for (index_t p = 0; p < period && p < vectors; ++p, b.sums += kV) {
+      b.columns = (vectors - p + period - 1) / period;
+      b.x_first = b.grad_first = p * kV;
+      grad_taps<T>(b, h_.taps, 0, w_.taps);
+    }
+  }
+
+  // Some gradient may meet padding alone, and then no sum tells whether it is finite.
+  static bool all_seen(const depthwise::Axis& a) {
+    const auto seen = [&a](index_t i) {
+      const index_t first = a.stride * i - a.pad, before = first < 0 ? (-first + a.dilation - 1) / a.dilation : 0;
+      return before < a.kernel && first + before * a.dilation < a.in;
+    };
+    bool all = true;
+    for (index_t i = 0; i < a.out; ++i) all = all && seen(i);
+    return all;
+  }
+
+  void write() const {
+    const bool seen = all_seen(spec_.h) && all_seen(spec_.w);
+    for (index_t unit = 0; unit < units_; ++unit) {
+      if constexpr (kFlat)
+        write_flat(unit, seen);
+      else
+        write_lines(unit, seen);
+    }
+  }
+
+  // A channel whose sums are `probe`, 0 where all are finite, is done again unless padding cannot matter.
+  void check(index_t channel, T probe, bool seen) const {
+    const GenericGradFilter<S> exact(task_);
+    if (probe != 0 || !(seen || exact.finite(channel))) exact.run_channel(channel);
+  }
+
+  void write_lines(index_t unit, bool seen) const {
+    const index_t taps = spec_.h.kernel * spec_.w.kernel, channels = grad_image_.channels;
+    const index_t first = (task_.unit_begin + unit) * kL;
+    for (index_t v = 0; v < kL && first + v < channels; v += kV) {
+      const int count = static_cast<int>(smaller(channels - first - v, kV)), skip = kDirect ? kV - count : 0;
+      const T* total = totals_ + unit * layout_.sums + v;
+      S* to = static_cast<S*>(task_.operands.out) + first + v;
+      vec<T> probe = {};
+      for (index_t t = 0; t < taps; ++t, to += channels, total += layout_.tap) {
+        const vec<T> sum = skip > 0 ? simd::load_n(total + skip, count) : simd::load(total);
+        probe += sum * T(0);
+        simd::store_n(to, sum, count);
+      }
+      for (int i = 0; i < count; ++i) check(first + v + i, probe[i], seen);
+    }
+  }
+
+  void write_flat(index_t unit, bool seen) const {
+    const index_t taps = spec_.h.kernel * spec_.w.kernel;
+    for (index_t o = 0; o < layout_.outputs; ++o)
+      for (index_t c = 0; c < layout_.pixel; ++c) {
+        const index_t channel = ((task_.unit_begin + unit) * layout_.outputs + o) * layout_.pixel + c;
+        S* to = static_cast<S*>(task_.operands.out) + channel;
+        const T* total = totals_ + unit * layout_.sums + o * taps * layout_.tap;
+        T probe = 0;
+        for (index_t t = 0; t < taps; ++t, to += grad_image_.channels, total += layout_.tap) {
+          const T sum = layout_.pixel == 1 ? sum_lanes(total) : sum_channel(total, c);
+          probe += sum * T(0);
+          simd::store_one(to, sum);
+        }
+        check(channel, probe, seen);
+      }
+  }
+
+  // In pairs: one sum after the other would wait for its predecessor.
+  static T sum_lanes(const T* total) {
+    T lanes[kV];
+    for (int i = 0; i < kV; ++i) lanes[i] = total[i];
+    for (int half = kV / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+  }
+
+  T sum_channel(const T* total, index_t c) const {
+    T sum = 0;
+    for (index_t i = c; i < layout_.tap; i += layout_.pixel) sum += total[i];
+    return sum;
+  }
+
+  const Task& task_;
+  const Spec& spec_;
+  AxisClass h_, w_;
+  const GradLayout layout_;
+  const GradBlocks blocks_;
+  const Image x_image_, grad_image_;
+  const index_t units_;
+  T *x_panel_, *grad_panel_, *sums_, *totals_, *lost_;
+  GradRun<T>* runs_;
+  index_t* offsets_;
+  index_t unit_ = 0, batch_ = 0, images_ = 0, cleared_ = -1;
+  index_t column_ = 0, columns_ = 0, begin_ = 0, end_ = 0, grad_begin_ = 0, grad_end_ = 0;
+  Inside columns_inside_{};
 };
 
 }  // namespace

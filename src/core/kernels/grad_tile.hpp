@@ -1,116 +1,162 @@
 // The inner loops of the filter gradient: sums over positions of input x gradient, a group of taps in
 // registers.
+//
+// A group of kernel rows x taps walks down the rows of one column. A vector of the input is loaded once for
+// all kernel rows of the group, and the gradient rows that it meets stay in registers, each loaded once for all
+// taps: 4 loads for the 9 multiply-adds of a 3x3 kernel.
 #pragma once
 
 #include "line_tile.hpp"
 
 namespace {
 
-// Tap (r, k) at step i of row j multiplies  x[j*x_rows_step + r][offsets[k] + i*x_step]  and
-// grad[j][i*grad_step], for each of `lanes` adjacent lanes; the sums go to sums[r*sum_row + k*sum_step]. A
-// null row of x counts nothing; only groups of one kernel row may meet one.
+// Rows of one image under a block. Kernel row r of gradient row u reads the input at position stride*u + r;
+// the block has the positions [begin, end).
+template <class T>
+struct GradRun {
+  const T* x;     // position 0
+  const T* grad;  // row 0
+  index_t begin, end;
+};
+
+// Tap k of column j multiplies x[j*x_step + offsets[k]] and grad[j*grad_step], in each lane of a vector; the
+// sums of tap (r, k) are added to sums[r*sum_row + k*sum_step].
 template <class T>
 struct GradBlock {
-  const T* const* x;
-  index_t x_rows_step;
+  const GradRun<T>* runs;
+  index_t run_count;
+  index_t stride;
+  index_t grad_begin, grad_end;  // gradient rows that meet the positions
+  index_t x_row, grad_row;    // from row to row
+  index_t x_first, grad_first;
+  index_t x_step, grad_step, columns;
   const index_t* offsets;
-  index_t x_step;
-  const T* const* grad;
-  index_t grad_step;
-  index_t rows, steps, lanes;
   T* sums;
   index_t sum_row, sum_step;
 };
 
-template <class T, int Rows, int Taps, int Vectors>
-DEPTHWISE_INLINE void grad_row(const GradBlock<T>& b, index_t j, index_t lane,
-                               vec<T> (&acc)[Rows][Taps][Vectors]) {
-  if (Rows == 1 && !b.x[j * b.x_rows_step]) return;
-  const T* x[Rows];
-  index_t offsets[Taps];
-  for (int r = 0; r < Rows; ++r) x[r] = b.x[j * b.x_rows_step + r] + lane;
-  for (int k = 0; k < Taps; ++k) offsets[k] = b.offsets[k];
-  const T* g = b.grad[j] + lane;
-  for (index_t i = 0; i < b.steps; ++i, g += b.grad_step) {
-    vec<T> grad[Vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) grad[v] = simd::load(g + v * kLanes<T>);
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r) {
-#pragma GCC unroll 8
-      for (int k = 0; k < Taps; ++k)
-#pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v)
-          acc[r][k][v] = simd::fma(simd::load(x[r] + offsets[k] + v * kLanes<T>), grad[v], acc[r][k][v]);
-      x[r] += b.x_step;
-    }
-  }
-}
-
-template <class T, int Rows, int Taps, int Vectors>
-void grad_block(const GradBlock<T>& b) {
-  for (index_t lane = 0; lane < b.lanes; lane += Vectors * kLanes<T>) {
-    vec<T> acc[Rows][Taps][Vectors] = {};
-    for (index_t j = 0; j < b.rows; ++j) grad_row<T, Rows, Taps, Vectors>(b, j, lane, acc);
-#pragma GCC unroll 8
-    for (int r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
-      for (int k = 0; k < Taps; ++k)
-#pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v)
-          simd::store(b.sums + r * b.sum_row + k * b.sum_step + lane + v * kLanes<T>, acc[r][k][v]);
-  }
-}
-
-// A group of taps: so many kernel rows x taps, and the function that sums it.
+// Keeps what is used several times in a register; the compiler would read it from memory for each use.
 template <class T>
-struct GradGroup {
-  int rows, taps;
-  void (*run)(const GradBlock<T>&);
-};
-
-// Two vectors at once where that hides the latency that few taps leave open; MaxVectors lanes are there to
-// take.
-template <class T, int Rows, int Taps, int MaxVectors>
-GradGroup<T> grad_group_of() {
-  constexpr int vectors = MaxVectors > 1 && 2 * Rows * Taps + 2 <= simd::kRegisters ? 2 : 1;
-  return {Rows, Taps, grad_block<T, Rows, Taps, vectors>};
+DEPTHWISE_INLINE vec<T> kept(vec<T> x) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(x));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(x));
+#else
+  __asm__("" : "+w"(x));
+#endif
+  return x;
 }
 
-// The largest group that fits what is left of a kernel row and of the kernel's height.
-template <class T, int MaxVectors>
-GradGroup<T> grad_group(index_t taps, index_t rows) {
-  if (taps == 7 || taps > 8) return grad_group_of<T, 1, 7, MaxVectors>();
-  if (taps >= 5)
-    return rows >= 2 ? grad_group_of<T, 2, 5, MaxVectors>() : grad_group_of<T, 1, 5, MaxVectors>();
-  if (taps == 4)
-    return rows >= 2 ? grad_group_of<T, 2, 4, MaxVectors>() : grad_group_of<T, 1, 4, MaxVectors>();
-  if (taps == 3)
-    return rows >= 3 ? grad_group_of<T, 3, 3, MaxVectors>() : grad_group_of<T, 1, 3, MaxVectors>();
-  if (taps == 2)
-    return rows >= 4 ? grad_group_of<T, 4, 2, MaxVectors>() : grad_group_of<T, 1, 2, MaxVectors>();
-  return rows >= 7 ? grad_group_of<T, 7, 1, MaxVectors>() : grad_group_of<T, 1, 1, MaxVectors>();
+// Walks down one column, from gradient row u on; row u meets kernel row `first_row` at position `position`.
+// With Stride 0, which stands for any, a group has one kernel row.
+template <class T, int Rows, int Taps, int Stride>
+DEPTHWISE_INLINE void grad_column(const GradBlock<T>& b, const GradRun<T>& run, index_t u, index_t end,
+                                  index_t position, const T* x, const T* grad, vec<T> (&acc)[Rows][Taps]) {
+  constexpr int phases = Stride > 0 ? Stride : 1, depth = (Rows + phases - 1) / phases;
+  const index_t skip = Stride > 0 ? 0 : (b.stride - 1) * b.x_row;
+  index_t offsets[Taps];
+  for (int k = 0; k < Taps; ++k) offsets[k] = b.offsets[k];
+  vec<T> rows[depth];
+#pragma GCC unroll 8
+  for (int i = 1; i < depth; ++i)
+    rows[i] = u - i >= b.grad_begin && u - i < b.grad_end ? simd::load(grad - i * b.grad_row) : vec<T>{};
+  for (; u < end; ++u, grad += b.grad_row, x += skip) {
+    rows[0] = u < b.grad_end ? simd::load(grad) : vec<T>{};
+#pragma GCC unroll 2
+    for (int phase = 0; phase < phases; ++phase, ++position, x += b.x_row) {
+      if (Stride > 1 && (position < run.begin || position >= run.end)) continue;
+#pragma GCC unroll 8
+      for (int k = 0; k < Taps && phase < Rows; ++k) {
+        vec<T> input = simd::load(x + offsets[k]);
+        if constexpr (Rows > phases) input = kept<T>(input);
+#pragma GCC unroll 8
+        for (int r = phase; r < Rows; r += phases) acc[r][k] = simd::fma(input, rows[r / phases], acc[r][k]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = depth - 1; i > 0; --i) rows[i] = rows[i - 1];
+  }
 }
 
-// Runs every tap of a kernel of h x w taps over the block, whose `sums` and `x` name tap (0, 0). `holed` rows
-// of x may be null: then kernel rows go one by one.
-template <class T, int MaxVectors>
-void grad_taps(GradBlock<T> block, index_t h, index_t w, bool holed) {
-  const T* const* const x = block.x;
+// Kernel rows from first_row on.
+template <class T, int Rows, int Taps, int Stride>
+void grad_group(const GradBlock<T>& b, index_t first_row) {
+  constexpr int phases = Stride > 0 ? Stride : 1, depth = (Rows + phases - 1) / phases;
+  const index_t stride = Stride > 0 ? Stride : b.stride;
+  vec<T> acc[Rows][Taps];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int k = 0; k < Taps; ++k) acc[r][k] = simd::load(b.sums + r * b.sum_row + k * b.sum_step);
+  for (index_t i = 0; i < b.run_count; ++i) {
+    const GradRun<T>& run = b.runs[i];
+    const index_t ahead = run.begin - first_row, last = run.end - 1 - first_row;
+    if (last < 0) continue;
+    const index_t u = ahead <= 0 ? 0 : (ahead + stride - phases) / stride;
+    const index_t rows = b.grad_end + depth - 1, end = last / stride + 1 < rows ? last / stride + 1 : rows;
+    const index_t position = first_row + stride * u;
+    const T* x = run.x + b.x_first + position * b.x_row;
+    const T* grad = run.grad + b.grad_first + u * b.grad_row;
+    for (index_t j = 0; j < b.columns; ++j, x += b.x_step, grad += b.grad_step)
+      grad_column<T, Rows, Taps, Stride>(b, run, u, end, position, x, grad, acc);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int k = 0; k < Taps; ++k) simd::store(b.sums + r * b.sum_row + k * b.sum_step, acc[r][k]);
+}
+
+// The sums of a group, its gradient rows and one input fit into the registers.
+constexpr int max_grad_taps(int rows) { return simd::kRegisters >= 32 ? 7 : rows == 3 ? 3 : 5; }
+DEPTHWISE_INLINE index_t max_grad_rows(index_t taps) { return taps <= max_grad_taps(3) ? 3 : 2; }
+
+template <class T>
+using GradFunction = void (*)(const GradBlock<T>&, index_t first_row);
+
+// The function for `taps`, or for Taps, the most that there are.
+template <class T, int Rows, int Stride, int Taps>
+GradFunction<T> grad_function_of(index_t taps) {
+  if constexpr (Taps > 1)
+    if (taps < Taps) return grad_function_of<T, Rows, Stride, Taps - 1>(taps);
+  return grad_group<T, Rows, Taps, Stride>;
+}
+
+template <class T, int Stride>
+GradFunction<T> grad_function_for_rows(index_t rows, index_t taps) {
+  if (rows == 3) return grad_function_of<T, 3, Stride, max_grad_taps(3)>(taps);
+  if (rows == 2) return grad_function_of<T, 2, Stride, max_grad_taps(2)>(taps);
+  return grad_function_of<T, 1, Stride, max_grad_taps(1)>(taps);
+}
+
+template <class T>
+GradFunction<T> grad_function(index_t stride, index_t rows, index_t taps) {
+  if (stride == 1) return grad_function_for_rows<T, 1>(rows, taps);
+  if (stride == 2) return grad_function_for_rows<T, 2>(rows, taps);
+  return grad_function_of<T, 1, 0, max_grad_taps(1)>(taps);
+}
+
+// The first of the fewest, even shares of `count` that are at most `most`.
+DEPTHWISE_INLINE index_t even_share(index_t count, index_t most) {
+  const index_t shares = (count + most - 1) / most;
+  return (count + shares - 1) / shares;
+}
+
+// Sums the taps [first, end) of every kernel row over the block, whose offsets and sums begin with tap 0.
+template <class T>
+void grad_taps(GradBlock<T> block, index_t kernel_rows, index_t first, index_t end) {
   const index_t* const offsets = block.offsets;
   T* const sums = block.sums;
-  for (index_t k = 0; k < w;) {
-    index_t taken = 0;
-    for (index_t r = 0; r < h;) {
-      const GradGroup<T> group = grad_group<T, MaxVectors>(w - k, holed ? 1 : h - r);
-      block.x = x + r;
-      block.offsets = offsets + k;
+  for (index_t k = first; k < end;) {
+    const index_t taps = even_share(end - k, max_grad_taps(1));
+    block.offsets = offsets + k;
+    for (index_t r = 0; r < kernel_rows;) {
+      const index_t rows = block.stride <= 2 ? even_share(kernel_rows - r, max_grad_rows(taps)) : 1;
       block.sums = sums + r * block.sum_row + k * block.sum_step;
-      group.run(block);
-      r += group.rows;
-      taken = group.taps;
+      grad_function<T>(block.stride, rows, taps)(block, r);
+      r += rows;
     }
-    k += taken;
+    k += taps;
   }
 }
 
