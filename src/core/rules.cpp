@@ -157,13 +157,18 @@ Rule generic_rule(const Spec& spec) {
   return r;
 }
 
+// Rows that a tap walks down at a time, so that beginning a column costs little.
+constexpr index_t kGradRows = 16;
+// Sums of a task, which stay in the cache beside the block and are added up where tasks share a unit.
+constexpr index_t kMaxGradSums = 64 << 10;
+
 // Rows and images of a block of the filter gradient: enough positions that adding its sums up costs little, and
 // rows that stay in the cache while every tap passes over them.
 template <class Bytes>
 void choose_grad_block(Tile& tile, const Problem& p, index_t least, index_t most, const Bytes& bytes) {
   const index_t positions = std::max<index_t>(1, grad_positions(p.h, p.h.out_count));
   const index_t columns = std::max<index_t>(1, tile.columns);
-  tile.rows = std::min(positions, std::max<index_t>(8, ceil_div(least, columns)));
+  tile.rows = std::min(positions, std::max(kGradRows, ceil_div(least, columns)));
   while (tile.rows > 1 && bytes(tile) > most) tile.rows = ceil_div(tile.rows, 2);
   tile.rows = ceil_div(positions, ceil_div(positions, tile.rows));  // even shares
   if (tile.rows % p.h.stride != 0 && tile.rows < positions) tile.rows += p.h.stride - tile.rows % p.h.stride;
@@ -196,18 +201,27 @@ Rule grad_filter_rule(const Spec& spec, int vector_bytes, GradForm form) {
   const auto scratch = [&](const Tile& t) { return grad_scratch_bytes(layout(t), t, p.w, spec.dtype); };
   r.tile.columns = p.w.out_count;
   r.tile.rows = 8;
-  const index_t most = flat ? caches().l1 : caches().l2 / 4;
+  const index_t most = form == GradForm::direct ? caches().l2 / 2 : caches().l1;
   if (form != GradForm::direct) fit_columns(r.tile, most, 16, bytes);
   r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));
-  r.tile.units = std::clamp<index_t>(r.units / 8, 1, flat ? 16 : 4);
+  // In place, the channels of a pixel are adjacent: many of them in one task are read from few pages.
+  constexpr index_t kFewUnits = 4;
+  const auto sums = [&](const Tile& t) { return t.units * layout(t).sums * element; };
+  const auto too_many = [&](Tile t) {
+    t.rows = kGradRows;
+    return sums(t) > kMaxGradSums || (t.units > kFewUnits && bytes(t) > most);
+  };
+  r.tile.units = form == GradForm::direct ? std::max<index_t>(r.units, 1)
+                                          : std::clamp<index_t>(r.units / 8, 1, flat ? 16 : kFewUnits);
+  while (r.tile.units > 1 && too_many(r.tile)) r.tile.units = ceil_div(r.tile.units, 2);
   choose_grad_block(r.tile, p, flat ? 256 * lanes : 512, most, bytes);
-  while (r.tile.units > 1 && scratch(r.tile) > kMaxScratchBytes / 2) r.tile.units = ceil_div(r.tile.units, 2);
   r.blocks = grad_blocks(spec, r.tile, p.h, p.w, class_count(spec.op, spec.h, r.rows),
                          class_count(spec.op, spec.w, r.columns))
                  .count();
-  const index_t tasks = ceil_div(r.units, r.tile.units);
-  r.parts = std::clamp<index_t>(ceil_div(kTasks, tasks), 1, std::max<index_t>(r.blocks, 1));
-  r.sums_bytes = r.tile.units * layout(r.tile).sums * element;
+  const index_t tasks = std::max<index_t>(1, ceil_div(r.units, r.tile.units));
+  const index_t most_parts = std::max<index_t>(2, kMaxScratchBytes / 2 / (tasks * sums(r.tile)));
+  r.parts = std::clamp<index_t>(std::min(ceil_div(kTasks, tasks), most_parts), 1, std::max<index_t>(r.blocks, 1));
+  r.sums_bytes = sums(r.tile);
   r.scratch_bytes = scratch(r.tile);
   r.applies = r.tile.period <= 8 && r.scratch_bytes <= kMaxScratchBytes &&
               p.w.span(r.tile.columns) < kMaxScratchBytes;
@@ -247,6 +261,9 @@ Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
   r.reason = "too few channels to fill the lanes: a row's pixels and channels are taken as one";
   return r;
 }
+
+// Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache.
+constexpr index_t kAliasingBytes = 1024;
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
@@ -289,10 +306,8 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   r.scratch_bytes = direct_scratch_bytes(r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && spec.multiplier == 1 && element == dtype_bytes(spec.dtype) &&
               spec.channels * element >= vector_bytes && r.scratch_bytes <= kMaxScratchBytes;
-  // Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache. Tiles
-  // that read parts of cache lines pay for that with every part.
-  constexpr index_t kAliasingBytes = 2048;
-  r.preferred = vector_bytes == kLineBytes || spec.channels * element % kAliasingBytes != 0;
+  // Tiles that read parts of cache lines pay for evictions with every part.
+  r.preferred = vector_bytes == kLineBytes || spec.channels * element % (2 * kAliasingBytes) != 0;
   r.reason = "channels fill the lanes, and the image is read in place";
   return r;
 }
@@ -302,7 +317,7 @@ Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
   Rule r = grad_filter_rule(spec, vector_bytes, GradForm::direct);
   r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 &&
               element == dtype_bytes(spec.dtype) && spec.channels * element >= vector_bytes;
-  r.preferred = true;
+  r.preferred = spec.channels * element % kAliasingBytes != 0;
   r.reason = "channels fill the lanes, and both images are read in place";
   return r;
 }

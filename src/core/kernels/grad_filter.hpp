@@ -238,7 +238,29 @@ class GradFilter {
     }
   }
 
+  // What follows the current unit in its block, or else the first unit of the next block, roughly.
+  void find_next() {
+    const bool last = unit_ + 1 == task_.unit_end;
+    const index_t unit = last ? task_.unit_begin : unit_ + 1, rows = blocks_.row_blocks > 1 ? task_.tile->rows : 0;
+    const index_t images = last && rows == 0 ? task_.tile->images : 0;
+    const index_t u = last && rows > 0 ? rows / h_.stride : 0, position = begin_ + u * h_.stride;
+    const index_t column = w_.source(w_.stride * column_ + columns_inside_.begin);
+    const auto address = [](const S* p) { return reinterpret_cast<std::uintptr_t>(p); };
+    for (index_t i = 0; i < images_; ++i) {
+      runs_[i].next_x = address(input_row(i + images, position) + column * x_image_.column_step +
+                                unit_offset(unit, x_image_, spec_.multiplier));
+      runs_[i].next_grad = address(gradient_row(i + images, grad_begin_ + u) + unit_offset(unit, grad_image_, 1));
+    }
+  }
+
+  // Where a unit's channels begin; `repeat` output channels share one of the image.
+  index_t unit_offset(index_t unit, const Image& image, index_t repeat) const {
+    if (kFlat) return kLayout == Layout::nchw ? unit * image.channels / x_image_.channels * image.channel_step : 0;
+    return unit * kL / repeat * image.channel_step;
+  }
+
   void sum_unit() {
+    find_next();
     const index_t at = (unit_ - task_.unit_begin) * layout_.sums;
     clear(sums_, layout_.sums);
     if constexpr (!kDirect)
@@ -276,15 +298,21 @@ class GradFilter {
     } else {
       const Lanes lanes = spec_.multiplier == 1 ? Lanes::same : Lanes::repeated;
       const LineSource<S, kLayout> source{data, x_image_, lanes, spec_.multiplier};
-      for (index_t p = begin_; p < end_; ++p)
-        source.pack(batch_ + image, h_.source(p), column, w_.src_step, count, lane(), valid(), 0,
+      const bool adjacent = kLayout == Layout::nchw && count == spec_.w.in && w_.src_step == 1 && h_.src_step == 1 &&
+                            layout_.x_row == count * kL;  // rows follow each other, here and there
+      const index_t rows = adjacent ? end_ - begin_ : 1;
+      for (index_t p = begin_; p < end_; p += rows)
+        source.pack(batch_ + image, h_.source(p), column, w_.src_step, rows * count, lane(), valid(), 0,
                     packed_input(image, p));
     }
   }
 
   void pack_gradient(index_t image, index_t o) const {
     const S* data = static_cast<const S*>(task_.operands.b);
-    for (index_t u = grad_begin_; u < grad_end_; ++u) {
+    const bool adjacent = kLayout == Layout::nchw && columns_ == spec_.w.out && w_.out_step == 1 && h_.out_step == 1 &&
+                          layout_.grad_row == columns_ * kL;
+    const index_t rows = !kFlat && adjacent ? grad_end_ - grad_begin_ : 1;
+    for (index_t u = grad_begin_; u < grad_end_; u += rows) {
       if constexpr (kFlat) {
         const index_t plane =
             kLayout == Layout::nchw ? (unit_ * layout_.outputs + o) * grad_image_.channel_step : 0;
@@ -293,7 +321,7 @@ class GradFilter {
       } else {
         LineSource<S, kLayout>{data, grad_image_, Lanes::same, 1}.pack(
             batch_ + image, h_.out_start + h_.out_step * u, w_.out_start + w_.out_step * column_, w_.out_step,
-            columns_, lane(), valid(), 0, packed_gradient(image, u));
+            rows * columns_, lane(), valid(), 0, packed_gradient(image, u));
       }
     }
   }
@@ -306,6 +334,10 @@ class GradFilter {
     b.grad_begin = grad_begin_, b.grad_end = grad_end_;
     b.x_row = kDirect ? h_.src_step * x_image_.row_step : layout_.x_row;
     b.grad_row = kDirect ? h_.out_step * grad_image_.row_step : layout_.grad_row;
+    constexpr index_t bytes = sizeof(S);
+    const bool planes = !kFlat && kLayout == Layout::nchw;  // a unit's planes are adjacent: fetched line by line
+    b.next_x_row = planes ? spec_.w.in * kL * bytes : h_.src_step * x_image_.row_step * bytes;
+    b.next_grad_row = planes ? spec_.w.out * kL * bytes : h_.out_step * grad_image_.row_step * bytes;
     b.offsets = offsets_;
     b.sums = sums_;
     b.sum_row = w_.taps * layout_.tap;
@@ -325,11 +357,16 @@ class GradFilter {
     const index_t x_step = kDirect ? w_.stride * w_.src_step * x_image_.column_step : w_.stride * kL;
     b.x_step = x_step;
     b.grad_step = kDirect ? w_.out_step * grad_image_.column_step : kL;
+    constexpr bool planes = kLayout == Layout::nchw;
+    b.next_x_step = w_.stride * w_.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
+    b.next_grad_step = w_.out_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : grad_image_.column_step);
     b.sums += v;
     const index_t first = kDirect ? first_channel(v) : v;
     const auto taps_from = [this](index_t j) { return clamp(columns_inside_.begin - w_.stride * j, w_.taps); };
     const auto taps_end = [this](index_t j) { return clamp(columns_inside_.end - w_.stride * j, w_.taps); };
     for (index_t j = 0; j < columns_; j += b.columns) {
+      b.next_x_first = j * b.next_x_step;
+      b.next_grad_first = j * b.next_grad_step;
       const index_t from = taps_from(j), end = taps_end(j);
       b.columns = 1;
       while (j + b.columns < columns_ && taps_from(j + b.columns) == from && taps_end(j + b.columns) == end)
@@ -345,6 +382,8 @@ class GradFilter {
     const index_t period = task_.tile->period, vectors = (columns_ * layout_.pixel + kV - 1) / kV;
     GradBlock<T> b = block();
     b.x_step = b.grad_step = period * kV;
+    b.next_grad_step = b.grad_step * static_cast<index_t>(sizeof(S));
+    b.next_x_step = b.next_grad_step * w_.stride;
     b.sums += o * h_.taps * w_.taps * layout_.tap;
     for (index_t p = 0; p < period && p < vectors; ++p, b.sums += kV) {
       b.columns = (vectors - p + period - 1) / period;
@@ -366,8 +405,11 @@ class GradFilter {
 
   void write() const {
     const bool seen = all_seen(spec_.h) && all_seen(spec_.w);
-    for (index_t unit = 0; unit < units_; ++unit) {
-      if constexpr (kFlat)
+    const bool planes = kFlat && kLayout == Layout::nchw && layout_.outputs == 1;
+    for (index_t unit = 0; unit < units_; unit += planes ? kV : 1) {
+      if (planes)
+        write_planes(unit, seen);
+      else if constexpr (kFlat)
         write_flat(unit, seen);
       else
         write_lines(unit, seen);
@@ -406,7 +448,7 @@ class GradFilter {
         const T* total = totals_ + unit * layout_.sums + o * taps * layout_.tap;
         T probe = 0;
         for (index_t t = 0; t < taps; ++t, to += grad_image_.channels, total += layout_.tap) {
-          const T sum = layout_.pixel == 1 ? sum_lanes(total) : sum_channel(total, c);
+          const T sum = sum_channel(total, c);
           probe += sum * T(0);
           simd::store_one(to, sum);
         }
@@ -414,13 +456,25 @@ class GradFilter {
       }
   }
 
-  // In pairs: one sum after the other would wait for its predecessor.
-  static T sum_lanes(const T* total) {
-    T lanes[kV];
-    for (int i = 0; i < kV; ++i) lanes[i] = total[i];
-    for (int half = kV / 2; half > 0; half /= 2)
-      for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
+  // A vector of planes at once, each one's lanes brought into a lane of their own.
+  void write_planes(index_t unit, bool seen) const {
+    const index_t taps = spec_.h.kernel * spec_.w.kernel, first = task_.unit_begin + unit;
+    const int count = static_cast<int>(smaller(units_ - unit, kV));
+    S* to = static_cast<S*>(task_.operands.out) + first;
+    const T* total = totals_ + unit * layout_.sums;
+    vec<T> probe = {};
+    for (index_t t = 0; t < taps; ++t, to += grad_image_.channels, total += layout_.tap) {
+      vec<T> lanes[kV] = {};
+      for (int i = 0; i < count; ++i) lanes[i] = simd::load(total + i * layout_.sums);
+      transpose<T>(lanes);
+#pragma GCC unroll 4
+      for (int half = kV / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+      probe += lanes[0] * T(0);
+      simd::store_n(to, lanes[0], count);
+    }
+    for (int i = 0; i < count; ++i) check(first + i, probe[i], seen);
   }
 
   T sum_channel(const T* total, index_t c) const {

@@ -74,7 +74,7 @@ DEPTHWISE_SHARED index_t grad_panel_elements(const GradLayout& l, const Tile& ti
 
 DEPTHWISE_SHARED index_t grad_scratch_bytes(const GradLayout& l, const Tile& tile, const AxisClass& w,
                                             DType dtype) {
-  constexpr index_t run_bytes = 4 * 8;
+  constexpr index_t run_bytes = 6 * 8;
   return (grad_panel_elements(l, tile) + (1 + 2 * tile.units) * l.sums) * compute_bytes(dtype) +
          tile.images * run_bytes + w.taps * 8 + kLineBytes;
 }

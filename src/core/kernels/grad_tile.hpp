@@ -11,12 +11,14 @@
 namespace {
 
 // Rows of one image under a block. Kernel row r of gradient row u reads the input at position stride*u + r;
-// the block has the positions [begin, end).
+// the block has the positions [begin, end). What is summed next starts at next_x and next_grad, in bytes, and is
+// fetched meanwhile.
 template <class T>
 struct GradRun {
   const T* x;     // position 0
   const T* grad;  // row 0
   index_t begin, end;
+  std::uintptr_t next_x, next_grad;
 };
 
 // Tap k of column j multiplies x[j*x_step + offsets[k]] and grad[j*grad_step], in each lane of a vector; the
@@ -30,10 +32,17 @@ struct GradBlock {
   index_t x_row, grad_row;    // from row to row
   index_t x_first, grad_first;
   index_t x_step, grad_step, columns;
+  // In bytes, as for x and grad.
+  index_t next_x_row, next_grad_row, next_x_first, next_grad_first, next_x_step, next_grad_step;
   const index_t* offsets;
   T* sums;
   index_t sum_row, sum_step;
 };
+
+// Into the second-level cache: what comes next may not fit into the first beside what is in use.
+DEPTHWISE_INLINE void fetch(std::uintptr_t address) {
+  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+}
 
 // Keeps what is used several times in a register; the compiler would read it from memory for each use.
 template <class T>
@@ -52,7 +61,8 @@ DEPTHWISE_INLINE vec<T> kept(vec<T> x) {
 // With Stride 0, which stands for any, a group has one kernel row.
 template <class T, int Rows, int Taps, int Stride>
 DEPTHWISE_INLINE void grad_column(const GradBlock<T>& b, const GradRun<T>& run, index_t u, index_t end,
-                                  index_t position, const T* x, const T* grad, vec<T> (&acc)[Rows][Taps]) {
+                                  index_t position, const T* x, const T* grad, std::uintptr_t next_x,
+                                  std::uintptr_t next_grad, vec<T> (&acc)[Rows][Taps]) {
   constexpr int phases = Stride > 0 ? Stride : 1, depth = (Rows + phases - 1) / phases;
   const index_t skip = Stride > 0 ? 0 : (b.stride - 1) * b.x_row;
   index_t offsets[Taps];
@@ -61,10 +71,12 @@ DEPTHWISE_INLINE void grad_column(const GradBlock<T>& b, const GradRun<T>& run, 
 #pragma GCC unroll 8
   for (int i = 1; i < depth; ++i)
     rows[i] = u - i >= b.grad_begin && u - i < b.grad_end ? simd::load(grad - i * b.grad_row) : vec<T>{};
-  for (; u < end; ++u, grad += b.grad_row, x += skip) {
+  for (; u < end; ++u, grad += b.grad_row, x += skip, next_grad += b.next_grad_row) {
+    fetch(next_grad);
     rows[0] = u < b.grad_end ? simd::load(grad) : vec<T>{};
 #pragma GCC unroll 2
-    for (int phase = 0; phase < phases; ++phase, ++position, x += b.x_row) {
+    for (int phase = 0; phase < phases; ++phase, ++position, x += b.x_row, next_x += b.next_x_row) {
+      fetch(next_x);
       if (Stride > 1 && (position < run.begin || position >= run.end)) continue;
 #pragma GCC unroll 8
       for (int k = 0; k < Taps && phase < Rows; ++k) {
@@ -98,8 +110,11 @@ void grad_group(const GradBlock<T>& b, index_t first_row) {
     const index_t position = first_row + stride * u;
     const T* x = run.x + b.x_first + position * b.x_row;
     const T* grad = run.grad + b.grad_first + u * b.grad_row;
-    for (index_t j = 0; j < b.columns; ++j, x += b.x_step, grad += b.grad_step)
-      grad_column<T, Rows, Taps, Stride>(b, run, u, end, position, x, grad, acc);
+    std::uintptr_t next_x = run.next_x + b.next_x_first, next_grad = run.next_grad + b.next_grad_first;
+    for (index_t j = 0; j < b.columns; ++j, x += b.x_step, grad += b.grad_step) {
+      grad_column<T, Rows, Taps, Stride>(b, run, u, end, position, x, grad, next_x, next_grad, acc);
+      next_x += b.next_x_step, next_grad += b.next_grad_step;
+    }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r)
@@ -107,9 +122,18 @@ void grad_group(const GradBlock<T>& b, index_t first_row) {
     for (int k = 0; k < Taps; ++k) simd::store(b.sums + r * b.sum_row + k * b.sum_step, acc[r][k]);
 }
 
+// The first of the fewest, even shares of `count` that are at most `most`.
+DEPTHWISE_INLINE index_t even_share(index_t count, index_t most) {
+  const index_t shares = (count + most - 1) / most;
+  return (count + shares - 1) / shares;
+}
+
 // The sums of a group, its gradient rows and one input fit into the registers.
-constexpr int max_grad_taps(int rows) { return simd::kRegisters >= 32 ? 7 : rows == 3 ? 3 : 5; }
-DEPTHWISE_INLINE index_t max_grad_rows(index_t taps) { return taps <= max_grad_taps(3) ? 3 : 2; }
+constexpr int max_grad_taps(int rows) { return rows == 5 ? 5 : simd::kRegisters >= 32 ? 7 : rows == 3 ? 3 : 5; }
+DEPTHWISE_INLINE index_t grad_rows_of(index_t rows, index_t taps) {
+  if (simd::kRegisters >= 32 && rows == 5 && taps <= 5) return 5;
+  return even_share(rows, taps <= max_grad_taps(3) ? 3 : 2);
+}
 
 template <class T>
 using GradFunction = void (*)(const GradBlock<T>&, index_t first_row);
@@ -124,6 +148,8 @@ GradFunction<T> grad_function_of(index_t taps) {
 
 template <class T, int Stride>
 GradFunction<T> grad_function_for_rows(index_t rows, index_t taps) {
+  if constexpr (simd::kRegisters >= 32)
+    if (rows == 5) return grad_function_of<T, 5, Stride, max_grad_taps(5)>(taps);
   if (rows == 3) return grad_function_of<T, 3, Stride, max_grad_taps(3)>(taps);
   if (rows == 2) return grad_function_of<T, 2, Stride, max_grad_taps(2)>(taps);
   return grad_function_of<T, 1, Stride, max_grad_taps(1)>(taps);
@@ -136,12 +162,6 @@ GradFunction<T> grad_function(index_t stride, index_t rows, index_t taps) {
   return grad_function_of<T, 1, 0, max_grad_taps(1)>(taps);
 }
 
-// The first of the fewest, even shares of `count` that are at most `most`.
-DEPTHWISE_INLINE index_t even_share(index_t count, index_t most) {
-  const index_t shares = (count + most - 1) / most;
-  return (count + shares - 1) / shares;
-}
-
 // Sums the taps [first, end) of every kernel row over the block, whose offsets and sums begin with tap 0.
 template <class T>
 void grad_taps(GradBlock<T> block, index_t kernel_rows, index_t first, index_t end) {
@@ -151,9 +171,10 @@ void grad_taps(GradBlock<T> block, index_t kernel_rows, index_t first, index_t e
     const index_t taps = even_share(end - k, max_grad_taps(1));
     block.offsets = offsets + k;
     for (index_t r = 0; r < kernel_rows;) {
-      const index_t rows = block.stride <= 2 ? even_share(kernel_rows - r, max_grad_rows(taps)) : 1;
+      const index_t rows = block.stride <= 2 ? grad_rows_of(kernel_rows - r, taps) : 1;
       block.sums = sums + r * block.sum_row + k * block.sum_step;
       grad_function<T>(block.stride, rows, taps)(block, r);
+      block.next_x_row = block.next_grad_row = block.next_x_step = block.next_grad_step = 0;  // is fetched
       r += rows;
     }
     k += taps;
