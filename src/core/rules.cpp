@@ -158,12 +158,12 @@ Rule generic_rule(const Spec& spec) {
 }
 
 // Rows that a tap walks down at a time, so that beginning a column costs little.
-constexpr index_t kGradRows = 16;
+constexpr index_t kGradRows = 8;
 // Sums of a task, which stay in the cache beside the block and are added up where tasks share a unit.
 constexpr index_t kMaxGradSums = 64 << 10;
 
-// Rows and images of a block of the filter gradient: enough positions that adding its sums up costs little, and
-// rows that stay in the cache while every tap passes over them.
+// Rows and images of a block of the filter gradient: enough positions that adding its sums up costs little,
+// and rows that stay in the cache while every tap passes over them.
 template <class Bytes>
 void choose_grad_block(Tile& tile, const Problem& p, index_t least, index_t most, const Bytes& bytes) {
   const index_t positions = std::max<index_t>(1, grad_positions(p.h, p.h.out_count));
@@ -173,7 +173,8 @@ void choose_grad_block(Tile& tile, const Problem& p, index_t least, index_t most
   tile.rows = ceil_div(positions, ceil_div(positions, tile.rows));  // even shares
   if (tile.rows % p.h.stride != 0 && tile.rows < positions) tile.rows += p.h.stride - tile.rows % p.h.stride;
   if (tile.rows < positions) return;
-  for (Tile more = tile; more.images < p.spec.batch && more.images * positions * columns < least; tile = more) {
+  for (Tile more = tile; more.images < p.spec.batch && more.images * positions * columns < least;
+       tile = more) {
     ++more.images;
     if (bytes(more) > most) break;
   }
@@ -201,7 +202,7 @@ Rule grad_filter_rule(const Spec& spec, int vector_bytes, GradForm form) {
   const auto scratch = [&](const Tile& t) { return grad_scratch_bytes(layout(t), t, p.w, spec.dtype); };
   r.tile.columns = p.w.out_count;
   r.tile.rows = 8;
-  const index_t most = form == GradForm::direct ? caches().l2 / 2 : caches().l1;
+  const index_t most = form == GradForm::direct ? caches().l2 / 4 : caches().l1;
   if (form != GradForm::direct) fit_columns(r.tile, most, 16, bytes);
   r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));
   // In place, the channels of a pixel are adjacent: many of them in one task are read from few pages.
@@ -220,7 +221,8 @@ Rule grad_filter_rule(const Spec& spec, int vector_bytes, GradForm form) {
                  .count();
   const index_t tasks = std::max<index_t>(1, ceil_div(r.units, r.tile.units));
   const index_t most_parts = std::max<index_t>(2, kMaxScratchBytes / 2 / (tasks * sums(r.tile)));
-  r.parts = std::clamp<index_t>(std::min(ceil_div(kTasks, tasks), most_parts), 1, std::max<index_t>(r.blocks, 1));
+  r.parts =
+      std::clamp<index_t>(std::min(ceil_div(kTasks, tasks), most_parts), 1, std::max<index_t>(r.blocks, 1));
   r.sums_bytes = sums(r.tile);
   r.scratch_bytes = scratch(r.tile);
   r.applies = r.tile.period <= 8 && r.scratch_bytes <= kMaxScratchBytes &&

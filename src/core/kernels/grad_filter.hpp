@@ -5,8 +5,8 @@
 // does not depend on the number of threads, and its error does not grow with the batch.
 //
 // Only products inside the image are summed, and some lanes multiply zeros with what lies beside a row. Where
-// that could matter, with something infinite or NaN, the sums show it, and the channel is done again one product
-// at a time, with the padding.
+// that could matter, with something infinite or NaN, the sums show it, and the channel is done again one
+// product at a time, with the padding.
 #pragma once
 
 #include "flat_pack.hpp"
@@ -155,7 +155,9 @@ class GradFilter {
 
     Inside() = default;
     Inside(const AxisClass& axis, index_t first, index_t count) {
-      const auto ceil_div = [&axis](index_t a) { return a <= 0 ? 0 : (a + axis.src_step - 1) / axis.src_step; };
+      const auto ceil_div = [&axis](index_t a) {
+        return a <= 0 ? 0 : (a + axis.src_step - 1) / axis.src_step;
+      };
       end = smaller(ceil_div(axis.src_size - first), count);
       begin = smaller(ceil_div(-first), end);
     }
@@ -238,10 +240,17 @@ class GradFilter {
     }
   }
 
-  // What follows the current unit in its block, or else the first unit of the next block, roughly.
+  // What follows the current unit in its block, or else the first unit of the next block, roughly. Images
+  // read in place are left to the hardware, which sees their rows.
   void find_next() {
+    if (kDirect) {
+      for (index_t i = 0; i < images_; ++i)
+        runs_[i].next_x = runs_[i].next_grad = reinterpret_cast<std::uintptr_t>(sums_);
+      return;
+    }
     const bool last = unit_ + 1 == task_.unit_end;
-    const index_t unit = last ? task_.unit_begin : unit_ + 1, rows = blocks_.row_blocks > 1 ? task_.tile->rows : 0;
+    const index_t unit = last ? task_.unit_begin : unit_ + 1,
+                  rows = blocks_.row_blocks > 1 ? task_.tile->rows : 0;
     const index_t images = last && rows == 0 ? task_.tile->images : 0;
     const index_t u = last && rows > 0 ? rows / h_.stride : 0, position = begin_ + u * h_.stride;
     const index_t column = w_.source(w_.stride * column_ + columns_inside_.begin);
@@ -249,13 +258,15 @@ class GradFilter {
     for (index_t i = 0; i < images_; ++i) {
       runs_[i].next_x = address(input_row(i + images, position) + column * x_image_.column_step +
                                 unit_offset(unit, x_image_, spec_.multiplier));
-      runs_[i].next_grad = address(gradient_row(i + images, grad_begin_ + u) + unit_offset(unit, grad_image_, 1));
+      runs_[i].next_grad =
+          address(gradient_row(i + images, grad_begin_ + u) + unit_offset(unit, grad_image_, 1));
     }
   }
 
   // Where a unit's channels begin; `repeat` output channels share one of the image.
   index_t unit_offset(index_t unit, const Image& image, index_t repeat) const {
-    if (kFlat) return kLayout == Layout::nchw ? unit * image.channels / x_image_.channels * image.channel_step : 0;
+    if (kFlat)
+      return kLayout == Layout::nchw ? unit * image.channels / x_image_.channels * image.channel_step : 0;
     return unit * kL / repeat * image.channel_step;
   }
 
@@ -298,7 +309,8 @@ class GradFilter {
     } else {
       const Lanes lanes = spec_.multiplier == 1 ? Lanes::same : Lanes::repeated;
       const LineSource<S, kLayout> source{data, x_image_, lanes, spec_.multiplier};
-      const bool adjacent = kLayout == Layout::nchw && count == spec_.w.in && w_.src_step == 1 && h_.src_step == 1 &&
+      const bool adjacent = kLayout == Layout::nchw && count == spec_.w.in && w_.src_step == 1 &&
+                            h_.src_step == 1 &&
                             layout_.x_row == count * kL;  // rows follow each other, here and there
       const index_t rows = adjacent ? end_ - begin_ : 1;
       for (index_t p = begin_; p < end_; p += rows)
@@ -309,8 +321,8 @@ class GradFilter {
 
   void pack_gradient(index_t image, index_t o) const {
     const S* data = static_cast<const S*>(task_.operands.b);
-    const bool adjacent = kLayout == Layout::nchw && columns_ == spec_.w.out && w_.out_step == 1 && h_.out_step == 1 &&
-                          layout_.grad_row == columns_ * kL;
+    const bool adjacent = kLayout == Layout::nchw && columns_ == spec_.w.out && w_.out_step == 1 &&
+                          h_.out_step == 1 && layout_.grad_row == columns_ * kL;
     const index_t rows = !kFlat && adjacent ? grad_end_ - grad_begin_ : 1;
     for (index_t u = grad_begin_; u < grad_end_; u += rows) {
       if constexpr (kFlat) {
@@ -335,9 +347,11 @@ class GradFilter {
     b.x_row = kDirect ? h_.src_step * x_image_.row_step : layout_.x_row;
     b.grad_row = kDirect ? h_.out_step * grad_image_.row_step : layout_.grad_row;
     constexpr index_t bytes = sizeof(S);
-    const bool planes = !kFlat && kLayout == Layout::nchw;  // a unit's planes are adjacent: fetched line by line
+    const bool planes =
+        !kFlat && kLayout == Layout::nchw;  // a unit's planes are adjacent: fetched line by line
     b.next_x_row = planes ? spec_.w.in * kL * bytes : h_.src_step * x_image_.row_step * bytes;
     b.next_grad_row = planes ? spec_.w.out * kL * bytes : h_.out_step * grad_image_.row_step * bytes;
+    if (kDirect) b.next_x_row = b.next_grad_row = 0;
     b.offsets = offsets_;
     b.sums = sums_;
     b.sum_row = w_.taps * layout_.tap;
@@ -345,7 +359,8 @@ class GradFilter {
     return b;
   }
 
-  // The channel of lane 0 of a vector; the last vector overlaps its neighbour where channels lie in the image.
+  // The channel of lane 0 of a vector; the last vector overlaps its neighbour where channels lie in the
+  // image.
   index_t first_channel(int v) const {
     const index_t channel = lane() + v;
     return kDirect ? smaller(channel, grad_image_.channels - kV) : channel;
@@ -358,11 +373,16 @@ class GradFilter {
     b.x_step = x_step;
     b.grad_step = kDirect ? w_.out_step * grad_image_.column_step : kL;
     constexpr bool planes = kLayout == Layout::nchw;
-    b.next_x_step = w_.stride * w_.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
-    b.next_grad_step = w_.out_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : grad_image_.column_step);
+    b.next_x_step =
+        w_.stride * w_.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
+    b.next_grad_step =
+        w_.out_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : grad_image_.column_step);
+    if (kDirect) b.next_x_step = b.next_grad_step = 0;
     b.sums += v;
     const index_t first = kDirect ? first_channel(v) : v;
-    const auto taps_from = [this](index_t j) { return clamp(columns_inside_.begin - w_.stride * j, w_.taps); };
+    const auto taps_from = [this](index_t j) {
+      return clamp(columns_inside_.begin - w_.stride * j, w_.taps);
+    };
     const auto taps_end = [this](index_t j) { return clamp(columns_inside_.end - w_.stride * j, w_.taps); };
     for (index_t j = 0; j < columns_; j += b.columns) {
       b.next_x_first = j * b.next_x_step;
@@ -395,7 +415,8 @@ class GradFilter {
   // Some gradient may meet padding alone, and then no sum tells whether it is finite.
   static bool all_seen(const depthwise::Axis& a) {
     const auto seen = [&a](index_t i) {
-      const index_t first = a.stride * i - a.pad, before = first < 0 ? (-first + a.dilation - 1) / a.dilation : 0;
+      const index_t first = a.stride * i - a.pad,
+                    before = first < 0 ? (-first + a.dilation - 1) / a.dilation : 0;
       return before < a.kernel && first + before * a.dilation < a.in;
     };
     bool all = true;

@@ -37,10 +37,10 @@ DEPTHWISE_SHARED GradBlocks grad_blocks(const Spec& spec, const Tile& tile, cons
 
 // Counts in elements of the compute type.
 struct GradLayout {
-  index_t pixel;           // lanes of a packed pixel: a line, a plane's 1, or all output channels
-  index_t outputs;         // gradient planes against one input plane
-  index_t tap;             // lanes of one tap's sums
-  index_t x_row, x_rows;   // packed rows of one image under a block
+  index_t pixel;            // lanes of a packed pixel: a line, a plane's 1, or all output channels
+  index_t outputs;          // gradient planes against one input plane
+  index_t tap;              // lanes of one tap's sums
+  index_t x_row, x_rows;    // packed rows of one image under a block
   index_t phases, segment;  // of a packed input row
   index_t grad_row, grad_rows;
   index_t sums;  // of all taps of a unit

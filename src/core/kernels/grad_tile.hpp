@@ -2,8 +2,8 @@
 // registers.
 //
 // A group of kernel rows x taps walks down the rows of one column. A vector of the input is loaded once for
-// all kernel rows of the group, and the gradient rows that it meets stay in registers, each loaded once for all
-// taps: 4 loads for the 9 multiply-adds of a 3x3 kernel.
+// all kernel rows of the group, and the gradient rows that it meets stay in registers, each loaded once for
+// all taps: 4 loads for the 9 multiply-adds of a 3x3 kernel.
 #pragma once
 
 #include "line_tile.hpp"
@@ -11,8 +11,8 @@
 namespace {
 
 // Rows of one image under a block. Kernel row r of gradient row u reads the input at position stride*u + r;
-// the block has the positions [begin, end). What is summed next starts at next_x and next_grad, in bytes, and is
-// fetched meanwhile.
+// the block has the positions [begin, end). What is summed next starts at next_x and next_grad, in bytes, and
+// is fetched meanwhile.
 template <class T>
 struct GradRun {
   const T* x;     // position 0
@@ -29,7 +29,7 @@ struct GradBlock {
   index_t run_count;
   index_t stride;
   index_t grad_begin, grad_end;  // gradient rows that meet the positions
-  index_t x_row, grad_row;    // from row to row
+  index_t x_row, grad_row;       // from row to row
   index_t x_first, grad_first;
   index_t x_step, grad_step, columns;
   // In bytes, as for x and grad.
@@ -129,7 +129,9 @@ DEPTHWISE_INLINE index_t even_share(index_t count, index_t most) {
 }
 
 // The sums of a group, its gradient rows and one input fit into the registers.
-constexpr int max_grad_taps(int rows) { return rows == 5 ? 5 : simd::kRegisters >= 32 ? 7 : rows == 3 ? 3 : 5; }
+constexpr int max_grad_taps(int rows) {
+  return rows == 5 ? 5 : simd::kRegisters >= 32 ? 7 : rows == 3 ? 3 : 5;
+}
 DEPTHWISE_INLINE index_t grad_rows_of(index_t rows, index_t taps) {
   if (simd::kRegisters >= 32 && rows == 5 && taps <= 5) return 5;
   return even_share(rows, taps <= max_grad_taps(3) ? 3 : 2);
