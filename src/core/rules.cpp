@@ -375,10 +375,10 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::forward_nhwc_few_channels:
     case KernelId::grad_filter_nhwc_few_channels:
     case KernelId::grad_input_nhwc_few_channels: return nhwc_few_channels(spec, vector_bytes);
+    case KernelId::grad_filter_nhwc_direct: return grad_filter_nhwc_direct(spec, vector_bytes);
     case KernelId::forward_nhwc_direct:
     case KernelId::grad_input_nhwc_direct: return nhwc_direct(spec, vector_bytes);
     case KernelId::forward_nhwc:
-    case KernelId::grad_filter_nhwc_direct: return grad_filter_nhwc_direct(spec, vector_bytes);
     case KernelId::grad_filter_nhwc:
     case KernelId::grad_input_nhwc: return nhwc(spec, vector_bytes);
     case KernelId::forward_nhwc_multiplier: return nhwc_multiplier(spec);
