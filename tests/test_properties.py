@@ -205,3 +205,41 @@ def test_position_in_the_batch_does_not_matter(case, position):
     together = depthwise.conv2d(x, filter, **case.keywords)
     alone = depthwise.conv2d(x[position : position + 1], filter, **case.keywords)
     assert same_bits(together[position], alone[0])
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_filter_gradient_of_a_large_batch_keeps_its_accuracy(layout):
+    """Over 800,000 terms a plain float32 sum loses three digits; sums in pairs, or compensated, lose none."""
+    require("grad_filter")
+    shape = (64, 112, 112, 32) if layout == "NHWC" else (64, 32, 112, 112)
+    rng = np.random.default_rng(5)
+    x, grad = (1 + rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
+    actual = depthwise.conv2d_grad_filter(x, (3, 3, 32, 1), grad, layout=layout, num_threads=1)
+    assert same_bits(
+        actual, depthwise.conv2d_grad_filter(x, (3, 3, 32, 1), grad, layout=layout, num_threads=2)
+    )
+    axes = "nhwc" if layout == "NHWC" else "nchw"
+    for tap in (0, 1):  # the one above on the left, and the middle
+        read = slice(None, 111 + tap), slice(1 - tap, None)
+        xs, gs = (
+            (a[:, s, s] if layout == "NHWC" else a[:, :, s, s]).astype(np.float64)
+            for a, s in zip((x, grad), read, strict=True)
+        )
+        expected = np.einsum(f"{axes},{axes}->c", xs, gs)
+        magnitude = np.einsum(f"{axes},{axes}->c", np.abs(xs), np.abs(gs))
+        assert np.all(np.abs(actual[tap, tap, :, 0] - expected) <= 8 * 2.0**-24 * magnitude)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("channels", [2, 24])
+def test_filter_gradient_where_only_padding_meets_what_is_not_finite(layout, channels):
+    """The corner of the output reads zeros alone; against infinity they give NaN in every tap."""
+    shape = (1, 5, 5, channels) if layout == "NHWC" else (1, channels, 5, 5)
+    rng = np.random.default_rng(6)
+    x, filter = rng.standard_normal(shape), np.ones((3, 3, channels, 1))
+    grad = np.ones_like(depthwise.conv2d(x, filter, padding=3, layout=layout))
+    grad[(0, 0, 0, 1) if layout == "NHWC" else (0, 1, 0, 0)] = np.inf
+    check_grad_filter(x, filter.shape, grad, padding=3, layout=layout)
+    result = depthwise.conv2d_grad_filter(x, filter.shape, grad, padding=3, layout=layout)
+    assert np.isnan(result[:, :, 1]).all()
+    assert np.isfinite(result[:, :, 0]).all()
