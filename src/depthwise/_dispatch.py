@@ -33,14 +33,22 @@ def _tensorflow() -> Any:
     return tensorflow
 
 
+def _dask() -> Any:
+    from . import dask
+
+    return dask
+
+
 # Top-level package of an array's class -> what imports the module that handles it.
 ADAPTERS: dict[str, Callable[[], Any]] = {
     "torch": _torch,
     "jax": _jax,
     "jaxlib": _jax,
     "tensorflow": _tensorflow,
+    "dask": _dask,
 }
 _ALIASES = {"jaxlib": "jax"}  # JAX's arrays come from either
+_TAKES_NUMPY = frozenset({"dask"})  # adapters that take NumPy arrays beside their own
 _LOADED: dict[str, Any] = {}
 
 
@@ -72,22 +80,31 @@ def redirect(
     Raises
     ------
     TypeError
-        If an argument is no array of a known kind, or two are of different kinds.
+        If an argument is no array of a known kind, or two are of kinds that do not go together.
     """
     if optional is not None and arguments[optional] is not None:
         array_names += (optional,)
-    first = array_names[0]
-    kind = _kind(first, arguments[first])
-    for name in array_names[1:]:
-        if _kind(name, arguments[name]) != kind:
-            raise TypeError(
-                f"{first} and {name} must be arrays of one library, got {_described(arguments[first])} "
-                f"and {_described(arguments[name])}"
-            )
+    kind = _common_kind(arguments, array_names)
     if kind != "numpy":
         adapter = _LOADED.get(kind) or _LOADED.setdefault(kind, ADAPTERS[kind]())
         return getattr(adapter, function.__name__)(**arguments)
     return function(**arguments | {name: arguments[name].view(np.ndarray) for name in array_names})
+
+
+def _common_kind(arguments: dict[str, Any], array_names: tuple[str, ...]) -> str:
+    """The one kind of these arguments, where NumPy arrays may stand beside some others."""
+    first = array_names[0]
+    kind = _kind(first, arguments[first])
+    for name in array_names[1:]:
+        other = _kind(name, arguments[name])
+        if kind == "numpy" and other in _TAKES_NUMPY:
+            kind = other
+        if other != kind and not (other == "numpy" and kind in _TAKES_NUMPY):
+            raise TypeError(
+                f"{first} and {name} must be arrays of one library, got {_described(arguments[first])} "
+                f"and {_described(arguments[name])}"
+            )
+    return kind
 
 
 def as_plain_array(name: str, array: Any) -> np.ndarray[Any, Any]:

@@ -1,0 +1,115 @@
+"""What the tasks of a graph do, on NumPy arrays in whatever worker runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate, pairwise, product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _engine, _spec
+from .._dispatch import as_plain_array
+from .geometry import Run
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Take:
+    """Takes one run of pixels an axis; a copy, so that a halo does not keep its whole chunk in memory."""
+
+    runs: tuple[Run, ...]
+
+    def __call__(self, chunk: Array) -> Array:
+        """The part of a chunk."""
+        for axis, run in enumerate(self.runs):
+            if run.step == 0:
+                one = chunk[self._index(axis, Run(run.start, 1, 1))]
+                chunk = np.broadcast_to(one, (*one.shape[:axis], run.length, *one.shape[axis + 1 :]))
+            else:
+                chunk = chunk[self._index(axis, run)]
+        return chunk.copy()
+
+    def _index(self, axis: int, run: Run) -> tuple[slice, ...]:
+        stop = run.start + run.step * run.length
+        index = [slice(None)] * len(self.runs)
+        index[axis] = slice(run.start, stop if stop >= 0 else None, run.step)
+        return tuple(index)
+
+
+@dataclass(frozen=True)
+class Assemble:
+    """Puts parts together: `sizes` are their lengths along each axis; the last axis runs fastest."""
+
+    sizes: tuple[tuple[int, ...], ...]
+
+    def __call__(self, parts: Sequence[Array]) -> Array:
+        """The whole."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = np.empty([sum(lengths) for lengths in self.sizes], parts[0].dtype)
+        places = product(*(pairwise(accumulate(lengths, initial=0)) for lengths in self.sizes))
+        for part, place in zip(parts, places, strict=True):
+            whole[tuple(slice(*span) for span in place)] = part
+        return whole
+
+
+@dataclass(frozen=True)
+class Block:
+    """One operation of the engine on the arrays of one block."""
+
+    op: _spec.Op
+    spec: _spec.Spec
+    threads: int
+
+    def __call__(self, a: Array, b: Array, bias: Array | None = None) -> Array:
+        """The block of the result."""
+        a, b = as_plain_array("the first array's chunk", a), as_plain_array("the second array's chunk", b)
+        bias = None if bias is None else as_plain_array("bias", bias)
+        run = _operation(self.op, self.spec, bias is not None).run
+        result: Array = run(a, b, bias, None, self.threads)
+        return result
+
+
+@dataclass(frozen=True)
+class Share:
+    """One block's share of a filter gradient that several add up to; half precision is widened first."""
+
+    block: Block
+
+    def __call__(self, x: Array, grad: Array) -> Array:
+        """The share, in the type that accumulates."""
+        spec = self.block.spec
+        if spec.dtype not in ("float16", "bfloat16"):
+            return self.block(x, grad)
+        wide = replace(self.block, spec=replace(spec, dtype="float32"))
+        return wide(x.astype(np.float32), grad.astype(np.float32))
+
+
+def add_up(shares: Sequence[Array]) -> Array:
+    """Their sum in float64, from first to last."""
+    total = shares[0].astype(np.float64)
+    for share in shares[1:]:
+        total += share
+    return total
+
+
+@dataclass(frozen=True)
+class Round:
+    """Rounds a sum to the type of the result."""
+
+    dtype: np.dtype[Any]
+
+    def __call__(self, total: Array) -> Array:
+        """The sum, rounded; what is too large becomes infinite, as a sum in that type would."""
+        with np.errstate(over="ignore"):
+            return total.astype(self.dtype)
+
+
+@lru_cache(4096)
+def _operation(op: _spec.Op, spec: _spec.Spec, has_bias: bool) -> _engine.Operation:
+    return _engine.Operation(op, spec, has_bias)
