@@ -201,7 +201,7 @@ def test_tasks_use_one_thread_unless_told(rng):
 
 
 def test_few_chunks_are_in_memory_at_a_time():
-    """Of 256 chunks of 256 KiB, some rows of 16 (and the graph): a halo that is kept does not keep its chunk."""
+    """Of 256 chunks of 256 KiB, some rows of 16: a halo that is kept does not keep its chunk."""
     x = da.random.default_rng(0).random((4096, 4096, 1), dtype=np.float32, chunks=(256, 256, 1))
     y = depthwise.conv2d(x, np.ones((9, 9), np.float32))
     sums = y.map_blocks(lambda block: block.sum(keepdims=True), dtype=np.float32, chunks=(1, 1, 1))

@@ -71,6 +71,13 @@ def parse_dtype(text: str) -> str:
     return _name(text, (*INTEGERS, *INTEGER_FILTERS))
 
 
+def parse_algorithm(text: str) -> str:
+    """Parse the name of an algorithm."""
+    from depthwise._spec import ALGORITHMS
+
+    return _name(text, ALGORITHMS)
+
+
 def _name(text: str, names: tuple[str, ...]) -> str:
     if text.lower() in names:
         return text.lower()
@@ -124,5 +131,22 @@ LayoutOption = Annotated[
     Any,
     typer.Option(
         "--layout", parser=parse_layout, metavar="LAYOUT", help="NHWC or NCHW: where the channels are."
+    ),
+]
+AlgorithmOption = Annotated[
+    Any,
+    typer.Option(
+        "--algorithm",
+        parser=parse_algorithm,
+        metavar="ALGORITHM",
+        help="Force an algorithm: direct, fft or separable; auto takes the fastest.",
+    ),
+]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Compute a .zarr on the workers of this Dask scheduler, such as tcp://host:8786.",
     ),
 ]

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from depthwise._cli.arguments import (
+    AlgorithmOption,
     BorderOption,
     DilationOption,
     DTypeOption,
@@ -18,6 +19,7 @@ from depthwise._cli.arguments import (
     PaddingOption,
     Pads,
     Pair,
+    SchedulerOption,
     StrideOption,
     ThreadsOption,
 )
@@ -45,9 +47,11 @@ def filter_command(
     border: BorderOption = "constant",
     dtype: DTypeOption = None,
     layout: LayoutOption = None,
+    algorithm: AlgorithmOption = "auto",
     threads: ThreadsOption = None,
+    scheduler: SchedulerOption = None,
 ) -> None:
-    """Filter images and arrays: .npy .npz .png .jpg .tif.
+    """Filter images and arrays: .npy .npz .png .jpg .tif .zarr.
 
     The format of OUTPUT follows from its name. Several INPUTs go into the folder OUTPUT under their own
     names. Outputs are written whole or not at all.
@@ -76,6 +80,10 @@ def filter_command(
     **Layout**: photographs and most TIFF files say where their channels are. Arrays do not, and are NHWC
     ([H, W], [H, W, C] or [N, H, W, C]) unless told otherwise; TIFF stacks without names must be told.
 
+    **Larger than memory**: a .zarr array or a .tif file goes into a .zarr array by tiles, as many at a time
+    as there are threads, or on the workers of a Dask cluster that see the same files. Tiles are written whole
+    or not at all: what was interrupted is finished by the same command, which computes only what is missing.
+
     **Examples**
 
     ```
@@ -84,10 +92,17 @@ def filter_command(
     depthwise filter scan.tif out.tif -k gaussian:sigma=2,radius=6 --stride 2
     depthwise filter features.npy out.npy -k bank.npy --layout NCHW --dilation 2
     depthwise filter photos/*.jpg sharpened/ -k sharpen:0.5
+    depthwise filter slide.tif blurred.zarr -k gaussian:2 --border reflect
+    depthwise filter big.zarr edges.zarr -k sobel-x --dtype float32 --scheduler tcp://host:8786
     ```
     """
     with explained():
-        job = Job(parse_kernel(kernel), stride, padding, dilation, border, dtype, threads)
+        job = Job(parse_kernel(kernel), stride, padding, dilation, border, dtype, algorithm, threads)
+    if is_store(output) or any(map(is_store, inputs)):
+        filter_to_store(inputs, output, job, layout, scheduler)
+        return
+    if scheduler is not None:
+        raise CommandError("--scheduler: only a .zarr output is computed on a cluster")
     filter_files(inputs, output, job, layout)
 
 
@@ -104,11 +119,12 @@ class Job:
     dilation: Pair = 1
     border: str = "constant"
     dtype: str | None = None
+    algorithm: str = "auto"
     num_threads: int | None = None
 
     def keywords(self) -> dict[str, Any]:
         """The keyword arguments for `depthwise.conv2d`, less the dtype."""
-        names = ("stride", "padding", "dilation", "border", "num_threads")
+        names = ("stride", "padding", "dilation", "border", "algorithm", "num_threads")
         return {name: getattr(self, name) for name in names}
 
 
@@ -222,3 +238,26 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def filter_to_store(
+    inputs: list[Path], output: Path, job: Job, layout: Layout | None, scheduler: str | None
+) -> None:
+    """Filter one image into a zarr array, without loading it whole."""
+    from depthwise._cli.store import filter_store
+
+    if len(inputs) > 1:
+        raise CommandError(f"{output}: expected one input for a .zarr, got {len(inputs)}")
+    if not is_store(output):
+        raise CommandError(f"{output}: expected a name ending in .zarr for the result of a .zarr")
+    if not is_store(inputs[0]) and inputs[0].suffix.lower() not in (".tif", ".tiff"):
+        raise CommandError(f"{inputs[0]}: expected a .zarr or a .tif for a .zarr output")
+    if not inputs[0].exists():
+        raise CommandError(f"cannot read {inputs[0]}: no such file")
+    filter_store(inputs[0], output, job, layout, scheduler)
+
+
+def is_store(path: Path) -> bool:
+    """Whether the name, or what is there, is a zarr array's."""
+    names = ("zarr.json", ".zarray", ".zgroup")
+    return path.suffix.lower() == ".zarr" or any((path / name).is_file() for name in names)

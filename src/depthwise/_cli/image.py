@@ -97,3 +97,11 @@ def to_integers(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[A
     limits = np.iinfo(dtype)
     integers: NDArray[Any] = np.clip(np.rint(values), limits.min, limits.max).astype(dtype)
     return integers
+
+
+def converted(values: NDArray[np.floating], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values in a type of integers, as `to_integers` makes them, or of floats."""
+    if dtype.kind in "iu":
+        return to_integers(values, dtype)
+    with np.errstate(over="ignore"):  # what is too large for a narrower type is infinite there
+        return values.astype(dtype, copy=False)

@@ -47,6 +47,24 @@ def read(path: Path, layout: Layout | None) -> Image:
     return _with_alpha_aside(image) if has_alpha and not image.flat else image
 
 
+def outline(file: tifffile.TiffFile, layout: Layout | None) -> Image:
+    """What `read` would give, with pixels that are not read and take no memory.
+
+    Raises
+    ------
+    ValueError
+        If `read` would do more than read: set an alpha channel aside, or see colours in palette indices.
+    """
+    if len(file.series) != 1:
+        raise ValueError(f"expected images of one shape, got {len(file.series)} different ones")
+    series = file.series[0]
+    if series.keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE:
+        raise ValueError("its pixels are palette indices; convert it to RGB first")
+    if series.keyframe.extrasamples and series.keyframe.extrasamples[-1] in _ALPHA:
+        raise ValueError("its last channel is opacity, which would be filtered; take it out first")
+    return _arrange(np.broadcast_to(np.empty((), series.dtype), series.shape), series.axes, layout)
+
+
 def write(file: BinaryIO, image: Image) -> None:
     """Write so that `read` gives the same image: axes are named, colour is marked as such."""
     array = image.stored()

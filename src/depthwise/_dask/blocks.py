@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .. import _engine, _spec
 from .._dispatch import as_plain_array
-from .geometry import Run
+from .geometry import Run, Span, Window
 
 Array = npt.NDArray[Any]
 
@@ -26,13 +26,17 @@ class Take:
 
     def __call__(self, chunk: Array) -> Array:
         """The part of a chunk."""
+        return self.view(chunk).copy()
+
+    def view(self, chunk: Array) -> Array:
+        """The part, in the memory of the chunk."""
         for axis, run in enumerate(self.runs):
             if run.step == 0:
                 one = chunk[self._index(axis, Run(run.start, 1, 1))]
                 chunk = np.broadcast_to(one, (*one.shape[:axis], run.length, *one.shape[axis + 1 :]))
             else:
                 chunk = chunk[self._index(axis, run)]
-        return chunk.copy()
+        return chunk
 
     def _index(self, axis: int, run: Run) -> tuple[slice, ...]:
         stop = run.start + run.step * run.length
@@ -73,6 +77,25 @@ class Block:
         run = _operation(self.op, self.spec, bias is not None).run
         result: Array = run(a, b, bias, None, self.threads)
         return result
+
+
+def block_of(
+    op: _spec.Op, spec: _spec.Spec, region: tuple[Span, Window, Window, Span], threads: int
+) -> Block:
+    """The operation for the block of `spec` that has these images, rows, columns and channels.
+
+    What the border shows is among the pixels that its windows read.
+    """
+    batch, rows, columns, channels = region
+    local = replace(
+        spec,
+        batch=batch[1] - batch[0],
+        channels=channels[1] - channels[0],
+        height=rows.axis,
+        width=columns.axis,
+        border="constant",
+    )
+    return Block(op, local, threads)
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,16 @@ class Window(NamedTuple):
     axis: Axis
 
 
+def run_of(span: Span) -> Run:
+    """All of a span."""
+    return Run(span[0], 1, span[1] - span[0])
+
+
+def times(span: Span, factor: int) -> Span:
+    """The outputs that belong to these channels."""
+    return span[0] * factor, span[1] * factor
+
+
 def spans(chunks: Sequence[int]) -> list[Span]:
     """Where each chunk starts and stops."""
     return list(pairwise(accumulate(chunks, initial=0)))

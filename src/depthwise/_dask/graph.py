@@ -12,8 +12,8 @@ from .. import _engine
 from .._spec import Axis
 from . import geometry
 from .blocks import Round, Share, add_up
-from .geometry import Piece, Span, Window
-from .problem import Problem, run_of, times
+from .geometry import Piece, Span, Window, run_of, times
+from .problem import Problem
 
 # So many shares of a filter gradient are added by one task.
 _FAN_IN = 8

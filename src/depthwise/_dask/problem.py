@@ -14,8 +14,8 @@ from dask.highlevelgraph import HighLevelGraph
 
 from .. import _engine
 from . import geometry
-from .blocks import Assemble, Block, Take
-from .geometry import Piece, Run, Span, Window
+from .blocks import Assemble, Block, Take, block_of
+from .geometry import Piece, Run, Span, Window, run_of, times
 
 Graph = dict[Any, Any]
 
@@ -109,15 +109,7 @@ class Problem:
 
     def block(self, batch: Span, height: Window, width: Window, channels: Span) -> Block:
         """The engine's operation for one block."""
-        spec = replace(
-            self.spec,
-            batch=batch[1] - batch[0],
-            channels=channels[1] - channels[0],
-            height=height.axis,
-            width=width.axis,
-            border="constant",
-        )
-        return Block(self.op, spec, self._threads)
+        return block_of(self.op, self.spec, (batch, height, width, channels), self._threads)
 
     def key(self, **position: int) -> tuple[Any, ...]:
         """The key of an image's chunk at this position along N, H, W and C."""
@@ -132,13 +124,3 @@ class Problem:
         chunks = tuple(tuple(stop - start for start, stop in spans) for spans in of_axes)
         graph = HighLevelGraph.from_collections(self.name, self.graph, dependencies=self._arrays)
         return da.Array(graph, self.name, chunks, meta=np.empty((0,) * len(chunks), self.dtype))
-
-
-def run_of(span: Span) -> Run:
-    """All of a span."""
-    return Run(span[0], 1, span[1] - span[0])
-
-
-def times(span: Span, factor: int) -> Span:
-    """The outputs that belong to these channels."""
-    return span[0] * factor, span[1] * factor
