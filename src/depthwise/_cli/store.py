@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ATTRIBUTE = "depthwise filter"
 # So many tiles for each worker are handed out at a time.
 _AHEAD = 2
+CONNECT_SECONDS = 10
 
 
 def filter_store(
@@ -135,7 +136,7 @@ def _run(executor: Executor, workers: int, task: Task, missing: list[Tile], tota
                 progress.update(bar, completed=done)
         except KeyboardInterrupt:
             progress.stop()
-            console.print(f"interrupted with {done} of {total} tiles done; the same command does the rest")
+            console.print("interrupted; the same command computes the tiles that are missing")
             raise
 
 
@@ -188,7 +189,7 @@ def _cluster(scheduler: str) -> Iterator[Any]:
     except ImportError as error:
         raise CommandError("--scheduler needs the package distributed: the extra dask has it") from error
     try:
-        client = Client(scheduler, timeout=10, set_as_default=False)
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
         client.wait_for_workers(1, timeout=60)
     except (OSError, ValueError, TimeoutError) as error:
         raise CommandError(f"cannot use the scheduler at {scheduler}: {error}") from error
