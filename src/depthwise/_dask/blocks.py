@@ -17,6 +17,8 @@ from .geometry import Run, Span, Window
 
 Array = npt.NDArray[Any]
 
+HALVES = ("float16", "bfloat16")
+
 
 @dataclass(frozen=True)
 class Take:
@@ -99,18 +101,57 @@ def block_of(
 
 
 @dataclass(frozen=True)
-class Share:
-    """One block's share of a filter gradient that several add up to; half precision is widened first."""
+class Widened:
+    """A block that is one part of a sum: half precision is widened first, and only the sum is rounded."""
 
     block: Block
 
-    def __call__(self, x: Array, grad: Array) -> Array:
-        """The share, in the type that accumulates."""
+    def __call__(self, a: Array, b: Array) -> Array:
+        """The block, in the type that accumulates."""
         spec = self.block.spec
-        if spec.dtype not in ("float16", "bfloat16"):
-            return self.block(x, grad)
+        if spec.dtype not in HALVES:
+            return self.block(a, b)
         wide = replace(self.block, spec=replace(spec, dtype="float32"))
-        return wide(x.astype(np.float32), grad.astype(np.float32))
+        return wide(a.astype(np.float32), b.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class FoldUp:
+    """Adds gradients at positions of the padded image to the pixels that its border shows there.
+
+    For each run of rows there is a part for each run of columns. A pixel's positions are added up as the
+    engine does it: first the columns of each row, then the rows, in ascending order.
+    """
+
+    rows: tuple[Run, ...]
+    columns: tuple[Run, ...]
+    shape: tuple[int, ...]
+    row_axis: int
+    dtype: np.dtype[Any]
+
+    def __call__(self, parts: Sequence[Array]) -> Array:
+        """The block of the input gradient."""
+        wide = np.dtype(np.float32) if self.dtype.itemsize == 2 else self.dtype
+        total, left = np.zeros(self.shape, wide), iter(parts)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for row in self.rows:
+                shape = (*self.shape[: self.row_axis], row.length, *self.shape[self.row_axis + 1 :])
+                sums = np.zeros(shape, wide)
+                for column in self.columns:
+                    _add(sums, next(left), column, self.row_axis + 1)
+                _add(total, sums, row, self.row_axis)
+            return total.astype(self.dtype, copy=False)
+
+
+def _add(total: Array, part: Array, run: Run, axis: int) -> None:
+    """Add the pixels of `part` along an axis to those of `total` that the run goes through."""
+    total, part = np.moveaxis(total, axis, 0), np.moveaxis(part, axis, 0)
+    if run.step == 0:
+        for pixel in part:
+            total[run.start] += pixel
+        return
+    stop = run.start + run.step * run.length
+    total[run.start : stop if stop >= 0 else None : run.step] += part
 
 
 def add_up(shares: Sequence[Array]) -> Array:

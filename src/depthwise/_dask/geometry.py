@@ -117,6 +117,47 @@ def input_window(axis: Axis, result: Span) -> Window:
     return Window(result, [Run(low, 1, high - low)], local)
 
 
+class Fold(NamedTuple):
+    """Positions of a padded axis, as a window of the input gradient, and the pixels of a block they show."""
+
+    positions: Window
+    pixels: Run
+
+
+def folds(axis: Axis, result: Span, border: str) -> list[Fold]:
+    """What the border adds up to the input pixels `result` of the input gradient, in ascending positions.
+
+    The gradient with respect to the padded image is computed at each position and added to the pixel that
+    the border shows there.
+    """
+    position, end = -axis.pad_before, axis.input
+    if axis.output > 0 and axis.kernel > 0:
+        last = (axis.output - 1) * axis.stride + (axis.kernel - 1) * axis.dilation - axis.pad_before
+        end = max(end, last + 1)
+    padded = replace(axis, input=end - position, pad_before=0, pad_after=0)
+    found = []
+    for run in border_runs(axis.input, position, end - position, border):
+        skipped, part = _within(run, result)
+        if part.length > 0:
+            start = position + axis.pad_before + skipped
+            found.append(Fold(input_window(padded, (start, start + part.length)), part))
+        position += run.length
+    return found
+
+
+def _within(run: Run, span: Span) -> tuple[int, Run]:
+    """How many pixels of the run come before the first within the span, and those within, from its start."""
+    start, stop = span
+    if run.step == 0:
+        inside = start <= run.start < stop
+        return 0, Run(run.start - start, 0, run.length if inside else 0)
+    if run.step > 0:
+        first, last = max(0, start - run.start), min(run.length, stop - run.start)
+    else:
+        first, last = max(0, run.start - (stop - 1)), min(run.length, run.start - start + 1)
+    return first, Run(run.start + run.step * first - start, run.step, max(0, last - first))
+
+
 def border_runs(size: int, first: int, count: int, border: str) -> list[Run]:
     """The pixels at the positions `first` and on, where those outside [0, size) are `numpy.pad`'s."""
     runs: list[Run] = []

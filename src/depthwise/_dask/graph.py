@@ -11,7 +11,7 @@ import dask.array as da
 from .. import _engine
 from .._spec import Axis
 from . import geometry
-from .blocks import Round, Share, add_up
+from .blocks import FoldUp, Round, Widened, add_up
 from .geometry import Piece, Span, Window, run_of, times
 from .problem import Problem
 
@@ -40,10 +40,16 @@ def forward(
 def grad_input(operation: _engine.Operation, grad: da.Array, filter: da.Array, threads: int) -> da.Array:
     """The gradient with respect to the input."""
     problem = Problem(operation, {"grad": grad, "filter": filter}, threads)
-    windows = []
-    for letter, axis in _image_plane(problem):
-        spans = geometry.scaled(problem.chunks("grad", letter), geometry.input_stop(axis), axis.input)
-        windows.append([geometry.input_window(axis, span) for span in spans])
+    spans = [
+        geometry.scaled(problem.chunks("grad", letter), geometry.input_stop(axis), axis.input)
+        for letter, axis in _image_plane(problem)
+    ]
+    if problem.spec.border != "constant":
+        return _folded_image(problem, *spans)
+    windows = [
+        [geometry.input_window(axis, span) for span in of_axis]
+        for (_, axis), of_axis in zip(_image_plane(problem), spans, strict=True)
+    ]
     return _image(problem, "grad", windows[0], windows[1], reads=problem.spec.multiplier, gives=1)
 
 
@@ -52,6 +58,9 @@ def grad_filter(operation: _engine.Operation, x: da.Array, grad: da.Array, threa
     problem = Problem(operation, {"x": x, "grad": grad}, threads)
     spec = problem.spec
     kernel = [[(0, size)] for size in (spec.height.kernel, spec.width.kernel)]
+    if problem.is_one_block():
+        problem.graph[(problem.name, *(0 for _ in spec.filter_shape))] = problem.one_block()
+        return problem.result([[(0, size)] for size in spec.filter_shape])
     channels = _channel_spans(problem, "x", reads=1)
     shares = [_shares(problem, channel) for channel in channels]
     if spec.shared_filter:
@@ -87,6 +96,42 @@ def _image(
         W=[column.result for column in columns],
         C=[times(channel, gives) for channel in channels],
     )
+
+
+def _folded_image(problem: Problem, row_spans: list[Span], column_spans: list[Span]) -> da.Array:
+    """The input gradient where the border shows pixels of the image, which collect what it was given."""
+    spec = problem.spec
+    batches = _batch_spans(problem, "grad")
+    channels = _channel_spans(problem, "grad", spec.multiplier)
+    rows = [geometry.folds(spec.height, span, spec.border) for span in row_spans]
+    columns = [geometry.folds(spec.width, span, spec.border) for span in column_spans]
+    blocks = product(enumerate(batches), enumerate(row_spans), enumerate(column_spans), enumerate(channels))
+    for (n, batch), (i, row_span), (j, column_span), (c, channel) in blocks:
+        parts = [
+            _folded_part(problem, batch, row.positions, column.positions, channel)
+            for row, column in product(rows[i], columns[j])
+        ]
+        sizes = {"N": batch, "H": row_span, "W": column_span, "C": channel}
+        fold = FoldUp(
+            rows=tuple(row.pixels for row in rows[i]),
+            columns=tuple(column.pixels for column in columns[j]),
+            shape=tuple(sizes[letter][1] - sizes[letter][0] for letter in problem.image_axes),
+            row_axis=problem.image_axes["H"],
+            dtype=problem.dtype,
+        )
+        problem.graph[problem.key(N=n, H=i, W=j, C=c)] = (fold, parts)
+    return problem.image_result(N=batches, H=row_spans, W=column_spans, C=channels)
+
+
+def _folded_part(
+    problem: Problem, batch: Span, row: Window, column: Window, channel: Span
+) -> tuple[Any, ...]:
+    """The gradient at these positions of the padded image."""
+    outputs = times(channel, problem.spec.multiplier)
+    reads = {"N": [run_of(batch)], "H": row.reads, "W": column.reads, "C": [run_of(outputs)]}
+    pieces = {letter: problem.image_pieces("grad", letter, runs) for letter, runs in reads.items()}
+    block = problem.block(batch, row, column, channel)
+    return Widened(block), problem.image("grad", **pieces), *problem.weights(channel)
 
 
 def _shares(problem: Problem, channel: Span) -> list[tuple[Any, ...]]:
@@ -130,7 +175,7 @@ def _add_up(problem: Problem, position: tuple[int, ...], shares: list[tuple[Any,
         graph[key] = shares[0]
         return
     level = [(name, *position, 0, i) for i in range(len(shares))]
-    graph.update((share, (Share(task[0]), *task[1:])) for share, task in zip(level, shares, strict=True))
+    graph.update((share, (Widened(task[0]), *task[1:])) for share, task in zip(level, shares, strict=True))
     depth = 0
     while len(level) > 1 or depth == 0:
         depth += 1

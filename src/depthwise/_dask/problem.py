@@ -34,6 +34,11 @@ class Source:
         """The pieces of chunks in which `runs` of an axis lie."""
         return geometry.pieces(self._spans[axis], runs)
 
+    def everything(self) -> list[list[Piece]]:
+        """The pieces of each axis that make the whole array."""
+        sizes = (sum(chunks) for chunks in self.chunks)
+        return [self.pieces(axis, [run_of((0, size))]) for axis, size in enumerate(sizes)]
+
     def gather(self, of_axes: Sequence[list[Piece]]) -> Any:
         """A task, or a key, for the array of these pieces of each axis."""
         keys = [self._key(pieces) for pieces in product(*of_axes)]
@@ -110,6 +115,15 @@ class Problem:
     def block(self, batch: Span, height: Window, width: Window, channels: Span) -> Block:
         """The engine's operation for one block."""
         return block_of(self.op, self.spec, (batch, height, width, channels), self._threads)
+
+    def is_one_block(self) -> bool:
+        """Whether no operand is chunked: then the engine's own call computes it all, border included."""
+        return all(len(chunks) == 1 for source in self.sources.values() for chunks in source.chunks)
+
+    def one_block(self) -> tuple[Any, ...]:
+        """The task of an operation whose operands are not chunked."""
+        operands = [source.gather(source.everything()) for source in self.sources.values()]
+        return (Block(self.op, self.spec, self._threads), *operands)
 
     def key(self, **position: int) -> tuple[Any, ...]:
         """The key of an image's chunk at this position along N, H, W and C."""
