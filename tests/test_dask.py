@@ -92,6 +92,66 @@ def test_filter_gradient_is_within_the_bound(data, case, swap):
     assert_filter_gradient(actual, x, case.filter_shape, grad, **case.keywords)
 
 
+@st.composite
+def bordered_cases(draw):
+    """Small images with pads that may be larger than they are."""
+    case = draw(cases())
+    pads = st.tuples(st.integers(0, 9), st.integers(0, 9))
+    size = st.integers(1, 12)
+    keywords = {
+        **case.keywords,
+        "border": draw(st.sampled_from(["reflect", "symmetric", "edge", "wrap"])),
+        "padding": draw(st.one_of(st.just("SAME"), st.tuples(pads, pads))),
+    }
+    case = replace(case, size=(draw(size), draw(size)), channels=case.channels % 5, keywords=keywords)
+    try:
+        _ = case.spec
+    except ValueError:  # the filter does not fit
+        case = replace(case, keywords={**keywords, "padding": "SAME"})
+    return case
+
+
+@given(data=st.data(), case=bordered_cases())
+def test_borders_have_the_unchunked_bits(data, case):
+    x, filter = case.arrays(case.x_shape, case.filter_shape)
+    (chunks,) = data.draw(operands(x.shape))
+    actual = depthwise.conv2d(da.from_array(x, chunks=chunks), filter, **case.keywords)
+    assert same_bits(computed(actual), depthwise.conv2d(x, filter, **case.keywords))
+
+
+@given(data=st.data(), case=bordered_cases())
+def test_input_gradients_of_borders_have_the_unchunked_bits(data, case):
+    filter, grad = case.arrays(case.filter_shape, case.spec.output_shape)
+    chunks = data.draw(operands(grad.shape, filter.shape))
+    arrays = [lazy(array, how) for array, how in zip((grad, filter), chunks, strict=True)]
+    actual = depthwise.conv2d_grad_input(case.x_shape, arrays[1], arrays[0], **case.keywords)
+    expected = depthwise.conv2d_grad_input(case.x_shape, filter, grad, **case.keywords)
+    assert same_bits(computed(actual), expected)
+
+
+@given(data=st.data(), case=bordered_cases())
+def test_filter_gradients_of_borders_are_within_the_bound(data, case):
+    x, grad = case.arrays(case.x_shape, case.spec.output_shape)
+    (chunks,) = data.draw(operands(x.shape))
+    lazy_x = da.from_array(x, chunks=chunks)
+    actual = computed(depthwise.conv2d_grad_filter(lazy_x, case.filter_shape, grad, **case.keywords))
+    assert_filter_gradient(actual, x, case.filter_shape, grad, **case.keywords)
+    if all(len(sizes) == 1 for sizes in chunks):
+        expected = depthwise.conv2d_grad_filter(x, case.filter_shape, grad, **case.keywords)
+        assert same_bits(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
+@pytest.mark.parametrize("result", [None, "uint8", "int16"])
+def test_images_of_integers(rng, dtype, result):
+    limits = np.iinfo(dtype)
+    x = rng.integers(limits.min, limits.max, (40, 50, 3), dtype, endpoint=True)
+    filter = random_array(rng, (5, 4, 3, 2), "float32")
+    keywords = {"stride": (1, 2), "border": "reflect", "dtype": result}
+    actual = depthwise.conv2d(da.from_array(x, chunks=(9, 7, 2)), filter, **keywords)
+    assert same_bits(computed(actual), depthwise.conv2d(x, filter, **keywords))
+
+
 def assert_filter_gradient(actual, x, filter_shape, grad, **keywords):
     """`actual` is the filter gradient, as closely as NumPy's path must be."""
     wide = [np.abs(array.astype(np.float64)) for array in (x, grad)]
@@ -125,6 +185,7 @@ def test_filter_gradient_too_large_for_its_type_is_infinite():
 
 @given(data=st.data(), case=cases())
 def test_tensorflow_faces(data, case):
+    case = replace(case, keywords={**case.keywords, "border": "constant"})
     if case.batch is None or case.multiplier is None:
         case = replace(case, batch=2, multiplier=2)
     if max(case.keywords["stride"]) > 1 and max(case.keywords["dilation"]) > 1:

@@ -59,8 +59,11 @@ class Task:
         if self.is_flat:
             pixels = np.expand_dims(pixels, self._channel_axis)
         kernel = self.kernel if self.spec.shared_filter else self.kernel[:, :, slice(*tile.channels)]
-        block = block_of("forward", self.spec, tile[1:], threads=1)
-        result = converted(block(pixels.astype(kernel.dtype, copy=False), kernel), self.dtype)
+        if self.spec.x_dtype is None:
+            pixels = pixels.astype(kernel.dtype, copy=False)
+        result = block_of("forward", self.spec, tile[1:], threads=1)(pixels, kernel)
+        if result.dtype != self.dtype:
+            result = converted(result, self.dtype)
         if self.is_flat_result:
             result = result.squeeze(self._channel_axis)
         open_target(self.target)[self._place(tile)] = result
@@ -87,7 +90,9 @@ class Task:
 def make_task(source: Path, target: Path, job: Job, layout: Layout | None) -> Task:
     """The task for a job; ValueError if it does not suit the source."""
     outline = open_source(source, layout).outline
-    computed = compute_dtype(outline.pixels.dtype)
+    stored = outline.pixels.dtype.newbyteorder("=")
+    wanted = None if job.dtype is None else np.dtype(job.dtype)
+    computed = compute_dtype(stored, wanted)
     with np.errstate(over="ignore"):  # a weight beyond a narrower type is infinite there
         kernel = np.ascontiguousarray(job.kernel.astype(computed))
     spec = _spec.general_spec(
@@ -101,10 +106,23 @@ def make_task(source: Path, target: Path, job: Job, layout: Layout | None) -> Ta
         border=job.border,
         algorithm=job.algorithm,
     )
-    is_integer = outline.pixels.dtype.kind in "iu"
-    dtype = np.dtype(job.dtype or (outline.pixels.dtype.newbyteorder("=") if is_integer else computed))
-    spec = replace(spec, algorithm=_chosen_algorithm(spec))
-    return Task(source, layout, target, spec, kernel, outline.flat, dtype)
+    dtype = wanted or (stored if stored.kind in "iu" else computed)
+    spec = _with_integers(spec, stored, dtype, bool(np.isfinite(kernel).all()))
+    algorithm = _engine.Operation("forward", spec, has_bias=False).native.describe(1)["algorithm"]
+    return Task(source, layout, target, replace(spec, algorithm=algorithm), kernel, outline.flat, dtype)
+
+
+def _with_integers(
+    spec: _spec.Spec, stored: np.dtype[Any], dtype: np.dtype[Any], is_finite: bool
+) -> _spec.Spec:
+    """The spec that reads and rounds integers by itself where the engine knows them.
+
+    Only a kernel that is not finite makes NaN of integers, which the engine would round to 0.
+    """
+    if stored.name not in _spec.INTEGERS:
+        return spec
+    rounds = is_finite and dtype.name in _spec.INTEGERS
+    return replace(spec, x_dtype=stored.name, result_dtype=dtype.name if rounds else None)
 
 
 def output_chunks(task: Task, source: Source) -> tuple[int, int, int, int]:
@@ -134,12 +152,6 @@ def all_tiles(spec: _spec.Spec, chunks: tuple[int, int, int, int]) -> list[Tile]
 def open_target(path: Path) -> Any:
     """The output, to write chunks into. A chunk of zeros is written too: its file says that it is done."""
     return zarr_module().open_array(path, mode="r+").with_config({"write_empty_chunks": True})
-
-
-def _chosen_algorithm(spec: _spec.Spec) -> str:
-    """The algorithm for the whole image, so that the tiles do not change what is computed."""
-    operation = _engine.Operation("forward", replace(spec, border="constant"), has_bias=False)
-    return str(operation.native.describe(1)["algorithm"])
 
 
 def _stored(of_axes: Sequence[Any], spec: _spec.Spec, is_flat: bool) -> list[Any]:
