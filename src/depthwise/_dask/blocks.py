@@ -81,6 +81,11 @@ class Block:
         return result
 
 
+def chosen_algorithm(operation: _engine.Operation) -> str:
+    """The algorithm of the whole problem, for every block of it: blocks must not change what is computed."""
+    return str(operation.native.describe(1)["algorithm"])
+
+
 def block_of(
     op: _spec.Op, spec: _spec.Spec, region: tuple[Span, Window, Window, Span], threads: int
 ) -> Block:

@@ -14,7 +14,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from .. import _engine
 from . import geometry
-from .blocks import Assemble, Block, Take, block_of
+from .blocks import Assemble, Block, Take, block_of, chosen_algorithm
 from .geometry import Piece, Run, Span, Window, run_of, times
 
 Graph = dict[Any, Any]
@@ -68,7 +68,7 @@ class Problem:
     ) -> None:
         self.op = operation.op
         self.dtype = operation.dtype
-        self.spec = replace(operation.spec, algorithm=operation.native.describe(1)["algorithm"])
+        self.spec = replace(operation.spec, algorithm=chosen_algorithm(operation))
         self.graph: Graph = {}
         self._threads = threads
         self._arrays = list(arrays.values())
