@@ -3,12 +3,16 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
+#include "factors.hpp"
 #include "parallel.hpp"
 #include "patches.hpp"
 
@@ -103,6 +107,39 @@ bool run_all(Call& call, const Loop& poll, int threads) {
   return !call.sums || loop(run_patch_reduction, plan.patches->channel_blocks, 1);
 }
 
+bool execute_plan(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
+                  void* poll_context) {
+  const int used = plan.threads(threads > 0 ? threads : current_threads());
+  t_last_run = {kernel_info(plan.kernel).name, plan.isa->name, used};
+  const index_t sum_bytes = plan.patches ? plan.patches->partial_bytes() : plan.partial_bytes();
+  const Buffer sums = sum_bytes > 0 ? allocate(sum_bytes) : Buffer();
+  if (sum_bytes > 0 && !sums) throw std::bad_alloc();
+  Call call{&plan, operands,
+            plan.isa->kernels->run[static_cast<int>(plan.kernel)][static_cast<int>(plan.spec.dtype)],
+            sums.get()};
+  const bool finished = run_all(call, {nullptr, nullptr, 0, poll, poll_context}, used);
+  if (call.out_of_memory) throw std::bad_alloc();
+  return finished;
+}
+
+bool execute_factors(const Plan& plan, Operands operands, const Factors& factors, int threads,
+                     bool (*poll)(void*), void* poll_context) {
+  const FactorView view = factors.view();
+  operands.b = &view;
+  return execute_plan(plan, operands, threads, poll, poll_context);
+}
+
+[[noreturn]] void refuse_filter(const Spec& spec, const Factors& factors) {
+  const index_t plane = factors.refused;
+  const std::string where = factors.shared ? "each plane"
+                                           : "plane [:, :, " + std::to_string(plane / spec.multiplier) +
+                                                 ", " + std::to_string(plane % spec.multiplier) + "]";
+  char residual[32];
+  std::snprintf(residual, sizeof residual, "%.3g", factors.residual);
+  throw std::invalid_argument("filter must be of rank 1 for algorithm \"separable\", but " + where +
+                              " differs from the product of a column and a row by up to " + residual);
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -140,17 +177,16 @@ const LastRun& last_run() { return t_last_run; }
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
              void* poll_context) {
-  const int used = plan.threads(threads > 0 ? threads : current_threads());
-  t_last_run = {kernel_info(plan.kernel).name, plan.isa->name, used};
-  const index_t sum_bytes = plan.patches ? plan.patches->partial_bytes() : plan.partial_bytes();
-  const Buffer sums = sum_bytes > 0 ? allocate(sum_bytes) : Buffer();
-  if (sum_bytes > 0 && !sums) throw std::bad_alloc();
-  Call call{&plan, operands,
-            plan.isa->kernels->run[static_cast<int>(plan.kernel)][static_cast<int>(plan.spec.dtype)],
-            sums.get()};
-  const bool finished = run_all(call, {nullptr, nullptr, 0, poll, poll_context}, used);
-  if (call.out_of_memory) throw std::bad_alloc();
-  return finished;
+  if (plan.if_separable) {
+    const Factors factors = factorise(plan.spec, operands.b);
+    if (factors.found())
+      return execute_factors(*plan.if_separable, operands, factors, threads, poll, poll_context);
+  } else if (kernel_info(plan.kernel).algorithm == Algorithm::separable) {
+    const Factors factors = factorise(plan.spec, operands.b);
+    if (!factors.found()) refuse_filter(plan.spec, factors);
+    return execute_factors(plan, operands, factors, threads, poll, poll_context);
+  }
+  return execute_plan(plan, operands, threads, poll, poll_context);
 }
 
 double measure_fma_peak(const Isa& isa, DType dtype, int threads) {

@@ -98,7 +98,8 @@ std::vector<KernelId> candidates(const Spec& spec, const std::string& kernel) {
     const KernelInfo& info = kInfos[i];
     if (info.op != spec.op || (!kernel.empty() && kernel != info.name)) continue;
     if (empty && info.name != std::string("generic")) continue;
-    if (any || spec.algorithm == info.algorithm) rows.push_back(static_cast<KernelId>(i));
+    const bool automatic = any && (info.algorithm != Algorithm::separable || !kernel.empty());
+    if (automatic || spec.algorithm == info.algorithm) rows.push_back(static_cast<KernelId>(i));
   }
   return rows;
 }
@@ -157,6 +158,21 @@ void choose_kernel(Plan& plan, const std::string& kernel) {
   refuse(spec, kernel, plan.rule.refusal);
 }
 
+// The plan for filters of rank 1, where "auto" would take it.
+std::shared_ptr<const Plan> separable_plan(const Plan& direct) {
+  const Spec& s = direct.spec;
+  if (s.algorithm != Algorithm::automatic || s.op == Op::grad_filter || degenerate(s)) return nullptr;
+  Plan plan{.spec = s,
+            .kernel = s.op == Op::forward ? KernelId::forward_separable : KernelId::grad_input_separable,
+            .isa = direct.isa};
+  plan.rule = kernel_rule(plan.kernel, s, plan.isa->kernels->vector_bytes);
+  if (!plan.rule.applies || !plan.rule.preferred) return nullptr;
+  cut(plan);
+  return std::make_shared<const Plan>(std::move(plan));
+}
+
+bool is_separable(const Plan& plan) { return kernel_info(plan.kernel).algorithm == Algorithm::separable; }
+
 bool is_generic(const Plan& plan) { return kernel_info(plan.kernel).name == std::string("generic"); }
 
 }  // namespace
@@ -170,6 +186,8 @@ Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
   plan.spec = spec;
   plan.isa = &choose_isa(isa);
   choose_kernel(plan, kernel);
+  if (kernel.empty()) plan.if_separable = separable_plan(plan);
+  if (is_separable(plan)) return plan;  // it reads borders and integers itself
   // The generic kernel reads borders and integers itself, and does so where no piece fits into the scratch.
   if (needs_patches(spec) && !degenerate(spec) && !(is_generic(plan) && !kernel.empty())) {
     plan.patches = make_patches(plan, kernel);

@@ -59,6 +59,8 @@ struct Plan {
   const Isa* isa = nullptr;
   Rule rule;
   index_t row_classes = 0, column_classes = 0, row_blocks = 0, column_blocks = 0, unit_blocks = 0;
+  // What runs instead when every plane of the filter is of rank 1: known once the filter is.
+  std::shared_ptr<const Plan> if_separable;
   // What the kernel cannot compute in place; when it is null, the kernel computes everything.
   std::shared_ptr<const Patches> patches;
 

@@ -20,8 +20,18 @@ struct Tile {
   index_t units = 1;           // units of a task
   bool beyond_caches = false;  // direct kernel: source and result do not stay in the caches
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
+  index_t channels = 1;  // separable kernel: channels of a unit
 };
 
+// The factors of a filter of rank 1, in the compute type: columns [kh, outputs] and rows [kw, outputs], where
+// `outputs` is 1 when all planes are equal.
+struct FactorView {
+  const void* column;
+  const void* row;
+  bool shared;
+};
+
+// Of a separable kernel `b` is a FactorView, else the array.
 struct Operands {
   const void* a;
   const void* b;

@@ -7,6 +7,7 @@
 #include "lines.hpp"
 #include "peak.hpp"
 #include "pieces.hpp"
+#include "separable.hpp"
 
 namespace {
 

@@ -1,0 +1,230 @@
+// The two passes of the separable kernel on what registers hold: sums down the columns, and along a row.
+#pragma once
+
+#include "../simd.hpp"
+#include "../spec.hpp"
+
+namespace {
+
+using depthwise::index_t;
+using depthwise::Storage;
+using simd::compute_t;
+using simd::kLanes;
+using simd::vec;
+
+// ---- images of any storage
+// -------------------------------------------------------------------------------------
+
+template <class From>
+inline constexpr bool kIsInteger = false;
+template <>
+inline constexpr bool kIsInteger<std::uint8_t> = true;
+template <>
+inline constexpr bool kIsInteger<std::int16_t> = true;
+template <>
+inline constexpr bool kIsInteger<std::uint16_t> = true;
+
+// As many neighbouring integers as `Wide` has lanes of 32 bits. GCC converts vectors lane by lane without
+// help.
+template <class Wide, class From>
+DEPTHWISE_INLINE Wide load_integers(const From* from) {
+  constexpr int lanes = sizeof(Wide) / 4;
+#if defined(__AVX512F__)
+  if constexpr (lanes == 16 && sizeof(From) == 1)
+    return (Wide)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  if constexpr (lanes == 16 && sizeof(From) == 2) {
+    const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return (Wide)(From(-1) < From(0) ? _mm512_cvtepi16_epi32(narrow) : _mm512_cvtepu16_epi32(narrow));
+  }
+#endif
+#if defined(__AVX2__)
+  if constexpr (lanes == 8 && sizeof(From) == 1)
+    return (Wide)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  if constexpr (lanes == 8 && sizeof(From) == 2) {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return (Wide)(From(-1) < From(0) ? _mm256_cvtepi16_epi32(narrow) : _mm256_cvtepu16_epi32(narrow));
+  }
+#endif
+  typedef From narrow __attribute__((vector_size(lanes * sizeof(From)), aligned(sizeof(From)), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const narrow*>(from), Wide);
+}
+
+template <class T, class From>
+DEPTHWISE_INLINE vec<T> load_image(const From* from) {
+  if constexpr (kIsInteger<From>) {
+    typedef std::int32_t wide __attribute__((vector_size(kLanes<T> * 4)));
+    return __builtin_convertvector(load_integers<wide>(from), vec<T>);
+  } else {
+    return simd::load(from);
+  }
+}
+template <class T, class From>
+DEPTHWISE_INLINE vec<T> load_image_n(const From* from, index_t n) {
+  From buffer[kLanes<T>] = {};
+  for (index_t i = 0; i < n; ++i) buffer[i] = from[i];
+  return load_image<T>(buffer);
+}
+
+// ---- down the columns
+// ------------------------------------------------------------------------------------------
+
+// The weight of one tap: the same in every lane, or a vector of weights.
+template <class T, bool kUniform>
+DEPTHWISE_INLINE vec<T> tap_weight(const T* weights, index_t tap, index_t step) {
+  if constexpr (kUniform) return simd::broadcast(weights[tap]);
+  return simd::load(weights + tap * step);
+}
+
+template <class T, class From>
+struct ColumnWork {
+  const From* const* rows;  // source rows from the first output's first tap on
+  index_t row_stride, taps;
+  const T* weights;
+  index_t weight_step;
+  T* out;
+  index_t pitch;
+};
+
+// kRows neighbouring outputs of kVectors vectors, `step` elements apart, from element `at` on. Each source
+// row is loaded once; every output adds its taps in order.
+// kTaps is their number, or 0 where it is b.taps >= kRows.
+template <class T, class From, int kRows, int kVectors, bool kUniform, int kTaps>
+DEPTHWISE_INLINE void column_tile(const ColumnWork<T, From>& b, index_t at, index_t step, const T* weights,
+                                  T* out) {
+  vec<T> acc[kRows][kVectors] = {};
+  const auto add = [&](index_t p, int first, int last) __attribute__((always_inline)) {
+    vec<T> x[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) x[v] = load_image<T>(b.rows[p] + at + v * step);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      if (r < first || r > last) continue;
+      if (kTaps > 0 && p - r >= kTaps) continue;
+      const vec<T> w = tap_weight<T, kUniform>(weights, p - r, b.weight_step);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = simd::fma(x[v], w, acc[r][v]);
+    }
+  };
+  if constexpr (kTaps > 0) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kRows + kTaps - 1; ++p) add(p, 0, p < kRows ? p : kRows - 1);
+  } else {
+#pragma GCC unroll 8
+    for (int p = 0; p < kRows - 1; ++p) add(p, 0, p);
+    for (index_t p = kRows - 1; p < b.taps; ++p) add(p, 0, kRows - 1);
+#pragma GCC unroll 8
+    for (int p = 1; p < kRows; ++p) add(b.taps - 1 + p, p, kRows - 1);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) simd::store(out + r * b.pitch + v * step, acc[r][v]);
+}
+
+// One vector of every output; the last of a run of fewer elements than a vector.
+template <class T, class From, bool kUniform>
+DEPTHWISE_INLINE void column_rest(const ColumnWork<T, From>& b, index_t at, index_t n, const T* weights,
+                                  T* out) {
+  vec<T> acc = {};
+  for (index_t t = 0; t < b.taps; ++t)
+    acc = simd::fma(load_image_n<T>(b.rows[t] + at, n), tap_weight<T, kUniform>(weights, t, b.weight_step),
+                    acc);
+  simd::store(out, acc);
+}
+
+// ---- along a row
+// -----------------------------------------------------------------------------------------------
+
+// Taps that read the same vectors: tap i of a group reads what tap 0 reads `i * share` vectors further on.
+struct RowGroup {
+  index_t offset, first, count;  // of tap 0, in elements; its place among the weights; taps
+};
+
+template <class T>
+struct RowWork {
+  const RowGroup* groups;
+  index_t group_count;
+  const T* weights;
+  index_t weight_step, step;
+};
+
+template <class T, int kVectors, int kTaps, int kShare, bool kUniform>
+DEPTHWISE_INLINE void row_group(const RowWork<T>& b, const RowGroup& g, const T* x, const T* weights,
+                                vec<T> (&acc)[kVectors]) {
+  vec<T> w[kTaps];
+#pragma GCC unroll 4
+  for (int i = 0; i < kTaps; ++i) w[i] = tap_weight<T, kUniform>(weights, g.first + i, b.weight_step);
+  x += g.offset;
+#pragma GCC unroll 24
+  for (int j = 0; j < kVectors + kShare * (kTaps - 1); ++j) {
+    if (kVectors < kShare && j % kShare >= kVectors) continue;
+    const vec<T> loaded = simd::load(x + j * b.step);
+#pragma GCC unroll 4
+    for (int i = 0; i < kTaps; ++i)
+      if (j >= kShare * i && j < kShare * i + kVectors)
+        acc[j - kShare * i] = simd::fma(loaded, w[i], acc[j - kShare * i]);
+  }
+}
+
+// kVectors sums, `step` elements apart.
+template <class T, int kVectors, int kShare, bool kUniform>
+DEPTHWISE_INLINE void row_sums(const RowWork<T>& b, const T* x, const T* weights, vec<T> (&acc)[kVectors]) {
+  for (const RowGroup *g = b.groups, *end = g + b.group_count; g != end; ++g) {
+    if constexpr (kShare > 0) {
+      if (g->count == 4) {
+        row_group<T, kVectors, 4, kShare, kUniform>(b, *g, x, weights, acc);
+        continue;
+      }
+      if (g->count == 2) {
+        row_group<T, kVectors, 2, kShare, kUniform>(b, *g, x, weights, acc);
+        continue;
+      }
+    }
+    row_group<T, kVectors, 1, 0, kUniform>(b, *g, x, weights, acc);
+  }
+}
+
+// ---- along a row of few channels, with few taps
+// ------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+inline constexpr bool kShiftsRows = true;
+template <int kLanesOff>
+DEPTHWISE_INLINE vec<float> shifted(vec<float> low, vec<float> high) {
+  if constexpr (kLanesOff == 0) return low;
+  return (vec<float>)_mm512_alignr_epi32((__m512i)high, (__m512i)low, kLanesOff);
+}
+#else
+inline constexpr bool kShiftsRows = false;
+template <int kLanesOff>
+DEPTHWISE_INLINE vec<float> shifted(vec<float> low, vec<float>) {
+  return low;
+}
+#endif
+
+// Sums of kTaps taps that are kPixel elements apart: loads are dearer than shifts of what was loaded.
+template <int kTaps, int kPixel, int kTap = 0>
+DEPTHWISE_INLINE vec<float> shifted_sum(const vec<float>* x, const vec<float>* w, vec<float> acc) {
+  constexpr int V = kLanes<float>, at = kTap * kPixel;
+  if constexpr (kTap == kTaps) {
+    return acc;
+  } else {
+    acc = simd::fma(shifted<at % V>(x[at / V], x[at / V + 1]), w[kTap], acc);
+    return shifted_sum<kTaps, kPixel, kTap + 1>(x, w, acc);
+  }
+}
+
+template <int kVectors, int kTaps, int kPixel>
+DEPTHWISE_INLINE void shifted_sums(const float* x, const float* weights, vec<float> (&acc)[kVectors]) {
+  constexpr int V = kLanes<float>, more = ((kTaps - 1) * kPixel + V - 1) / V;
+  vec<float> loaded[kVectors + more + 1], w[kTaps];
+#pragma GCC unroll 8
+  for (int k = 0; k < kTaps; ++k) w[k] = simd::broadcast(weights[k]);
+#pragma GCC unroll 16
+  for (int v = 0; v < kVectors + more; ++v) loaded[v] = simd::load(x + v * V);
+  loaded[kVectors + more] = vec<float>{};
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) acc[v] = shifted_sum<kTaps, kPixel>(loaded + v, w, vec<float>{});
+}
+
+}  // namespace
