@@ -51,6 +51,6 @@ int main(int argc, char** argv) {
     std::printf("%-8s op %-24s %d\n", key.first.c_str(), key.second.c_str(), count);
   const auto isas = std::count_if(compiled_isas().begin(), compiled_isas().end(),
                                   [](const Isa& isa) { return isa.supported; });
-  CHECK(counts.size() == static_cast<std::size_t>(isas) * kKernels);  // none was left out
+  CHECK(counts.size() == static_cast<std::size_t>(isas) * (kKernels - 2));  // none but the separable ones
   std::puts("kernels: passed");
 }

@@ -68,7 +68,10 @@ def examine(
 def _plans(plan_of: Callable[..., _native.Plan], chosen: str) -> dict[str, _native.Plan]:
     """A plan for every kernel that applies, the chosen one first."""
     plans = {chosen: plan_of(kernel=chosen)}
-    for name in dict.fromkeys(row["name"] for row in _native.kernels()):
+    rows = [
+        row for row in _native.kernels() if row["algorithm"] != "separable"
+    ]  # the filter is not of rank 1
+    for name in dict.fromkeys(row["name"] for row in rows):
         with suppress(ValueError):  # of a kernel that does not take this problem
             plans.setdefault(name, plan_of(kernel=name))
     return plans

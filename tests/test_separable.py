@@ -1,0 +1,98 @@
+"""Filters of rank 1: when they are taken, the stated error bound, and the same bits for any split of the work."""
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import DTYPES, random_array, same_bits
+
+import depthwise
+from depthwise import _native, reference
+
+# Sums of columns, sums of rows, what the factors lack, and the result's own rounding.
+EXTRA_TERMS = 20
+ROUNDING = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 0.0, "float64": 0.0}
+
+
+def rank_one(rng, shape, dtype, *, shared=False):
+    """Small integers, whose products are exact in every dtype."""
+    kh, kw, c, m = shape
+    planes = (1, 1) if shared else (c, m)
+    column, row = rng.integers(-3, 4, (kh, 1, *planes)), rng.integers(-3, 4, (1, kw, *planes))
+    return np.broadcast_to(column * row, shape).astype(random_array(rng, (1,), dtype).dtype)
+
+
+def assert_within_bound(result, x, filter, expected, magnitude):
+    eps = np.finfo(np.float64 if x.dtype == np.float64 else np.float32).eps
+    terms = filter.shape[0] + filter.shape[1] + EXTRA_TERMS
+    bound = (
+        terms * eps * magnitude + ROUNDING[x.dtype.name] * np.abs(expected) + 1e-7 * (x.dtype.itemsize == 2)
+    )
+    assert (np.abs(result.astype(np.float64) - expected) <= bound + 1e-300).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (21, 4), (9, 18)])
+def test_results_are_within_the_stated_bound(rng, kernel, shared, layout, dtype):
+    cases = itertools.product((1, 3, 17, 64), ((1, 1), (2, 1), (2, 3)), ((1, 1), (3, 2)))
+    for channels, stride, dilation in cases:
+        for multiplier in (1, 2):
+            shape = (2, 37, 75, channels) if layout == "NHWC" else (2, channels, 37, 75)
+            x = random_array(rng, shape, dtype)
+            filter = rank_one(rng, (*kernel, channels, multiplier), dtype, shared=shared)
+            keywords = {"stride": stride, "dilation": dilation, "layout": layout}
+            result = depthwise.conv2d(x, filter, algorithm="separable", num_threads=1, **keywords)
+            assert _native.last_run()["kernel"] == "separable"
+            magnitudes = (np.abs(a.astype(np.float64)) for a in (x, filter))
+            expected = reference.conv2d(x, filter, **keywords)
+            assert_within_bound(result, x, filter, expected, reference.conv2d(*magnitudes, **keywords))
+            split = depthwise.conv2d(x[1:], filter, algorithm="separable", num_threads=2, **keywords)
+            assert same_bits(split, result[1:])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_the_input(rng, stride):
+    x_shape, filter = (2, 33, 40, 5), rank_one(rng, (7, 9, 5, 1), "float32")
+    grad = random_array(
+        rng, reference.conv2d(np.zeros(x_shape, "f4"), filter, stride=stride).shape, "float32"
+    )
+    result = depthwise.conv2d_grad_input(x_shape, filter, grad, stride=stride, algorithm="separable")
+    assert _native.last_run()["kernel"] == "separable"
+    expected = reference.conv2d_grad_input(x_shape, filter, grad, stride=stride)
+    magnitude = reference.conv2d_grad_input(x_shape, np.abs(filter), np.abs(grad), stride=stride)
+    assert_within_bound(result, grad, filter, expected, magnitude)
+
+
+@pytest.mark.parametrize("border", ["constant", "reflect", "symmetric", "edge", "wrap"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
+def test_integers_and_borders(rng, border, dtype):
+    filter = rank_one(rng, (9, 7, 3, 1), "float32")
+    x = rng.integers(0, 200, (1, 40, 51, 3)).astype(dtype)
+    results = [
+        depthwise.conv2d(x, filter, border=border, dtype=dtype, algorithm=algorithm)
+        for algorithm in ("direct", "separable")
+    ]
+    assert _native.last_run()["kernel"] == "separable"
+    assert np.array_equal(*results)  # sums of small integers are exact
+
+
+def test_auto_takes_the_factors_where_they_pay_and_direct_never(rng):
+    x = random_array(rng, (1, 128, 128, 3), "float32")
+    filter = rank_one(rng, (9, 9, 3, 1), "float32")
+    for algorithm, separable in (("auto", True), ("direct", False)):
+        depthwise.conv2d(x, filter, algorithm=algorithm)
+        assert (_native.last_run()["kernel"] == "separable") == separable
+    full = random_array(rng, (9, 9, 3, 1), "float32")
+    depthwise.conv2d(x, full)
+    assert _native.last_run()["kernel"] != "separable"
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
+def test_other_filters_are_refused(rng, value):
+    filter = np.ones((3, 3, 2, 2), np.float32)
+    filter[1, 1, 1, 0] = value
+    x = random_array(rng, (1, 8, 8, 2), "float32")
+    with pytest.raises(ValueError, match=r"rank 1 .*plane \[:, :, 1, 0\] differs .* by up to"):
+        depthwise.conv2d(x, filter, algorithm="separable")
