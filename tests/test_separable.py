@@ -36,10 +36,10 @@ def assert_within_bound(result, x, filter, expected, magnitude):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 5), (1, 7), (21, 4), (9, 18)])
 def test_results_are_within_the_stated_bound(rng, kernel, shared, layout, dtype):
-    cases = itertools.product((1, 3, 17, 64), ((1, 1), (2, 1), (2, 3)), ((1, 1), (3, 2)))
+    cases = itertools.product((3, 17), ((1, 1), (2, 3)), ((1, 1), (3, 2)))
     for channels, stride, dilation in cases:
         for multiplier in (1, 2):
-            shape = (2, 37, 75, channels) if layout == "NHWC" else (2, channels, 37, 75)
+            shape = (2, 19, 45, channels) if layout == "NHWC" else (2, channels, 19, 45)
             x = random_array(rng, shape, dtype)
             filter = rank_one(rng, (*kernel, channels, multiplier), dtype, shared=shared)
             keywords = {"stride": stride, "dilation": dilation, "layout": layout}
