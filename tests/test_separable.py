@@ -1,4 +1,4 @@
-"""Filters of rank 1: when they are taken, the stated error bound, and the same bits for any split of the work."""
+"""Filters of rank 1: when they are taken, the error bound, and the same bits for any split of the work."""
 
 import itertools
 
