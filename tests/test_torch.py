@@ -1,11 +1,5 @@
 """The PyTorch adapter: the same bits as on NumPy arrays, and PyTorch's own transformations."""
 
-import os
-import subprocess
-import sys
-import textwrap
-import threading
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +11,6 @@ import depthwise
 torch = pytest.importorskip("torch")
 
 import depthwise.torch as dt  # noqa: E402
-from depthwise import _native  # noqa: E402
 from depthwise._torch import arrays, operators  # noqa: E402
 
 FEWER = settings(max_examples=max(settings().max_examples // 5, 50))
@@ -670,85 +663,3 @@ def test_functional_conv2d_names_what_is_wrong(change, message):
     arguments = {"input": torch.ones(1, 4, 5, 5), "weight": torch.ones(4, 1, 3, 3), **change}
     with pytest.raises((ValueError, TypeError), match=message):
         dt.conv2d(**arguments)
-
-
-# ---- threads and processes ---------------------------------------------------------------------------------
-
-
-def test_set_num_threads_of_pytorch_is_honoured():
-    x, filter = torch.ones(1, 128, 128, 64), torch.ones(3, 3, 64, 1)
-    before = torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            for call in (
-                lambda: depthwise.conv2d(x, filter),
-                lambda: depthwise.depthwise_conv2d(x, filter, [1, 1, 1, 1], "SAME"),
-                lambda: dt.conv2d(x.permute(0, 3, 1, 2), filter.permute(2, 3, 0, 1)),
-            ):
-                call()
-                assert _native.last_run()["threads"] == count
-        depthwise.conv2d(x, filter, num_threads=1)
-        assert _native.last_run()["threads"] == 1
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_many_python_threads():
-    x, weight = randn(2, 8, 20, 20, dtype=torch.float32), randn(8, 1, 3, 3, dtype=torch.float32)
-    expected = dt.conv2d(x, weight)
-    wrong = []
-
-    def work():
-        leaf = weight.clone().requires_grad_()
-        for _ in range(20):
-            y = dt.conv2d(x, leaf)
-            y.sum().backward()
-            if not torch.equal(y, expected):
-                wrong.append(y)
-
-    workers = [threading.Thread(target=work) for _ in range(16)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not wrong
-
-
-class Images(torch.utils.data.Dataset):
-    """Images that are filtered where they are loaded."""
-
-    def __len__(self):
-        return 6
-
-    def __getitem__(self, index):
-        return depthwise.conv2d(randn(64, 64, 16, seed=index), randn(5, 5))
-
-
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_data_loader_workers(start):
-    depthwise.conv2d(torch.ones(1, 128, 128, 64), torch.ones(3, 3, 64, 1))  # both pools are warm
-    loader = torch.utils.data.DataLoader(
-        Images(), 2, num_workers=2, multiprocessing_context=start, timeout=120
-    )
-    batches = torch.cat(list(loader))
-    assert torch.equal(batches, torch.stack([Images()[i] for i in range(6)]))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_computes():
-    code = """
-        import os, torch, depthwise
-        x, w = torch.ones(1, 100, 100, 64), torch.ones(3, 3, 64, 1)
-        torch.ones(600, 600) @ torch.ones(600, 600)
-        expected = depthwise.conv2d(x, w)
-        child = os.fork()
-        if child == 0:  # PyTorch's own pool does not survive a fork, so NumPy compares
-            os._exit(0 if (depthwise.conv2d(x, w).numpy() == expected.numpy()).all() else 1)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout.split() == ["0"], done.stderr

@@ -12,6 +12,7 @@
 #include "arrays.hpp"
 #include "execute.hpp"
 #include "gil.hpp"
+#include "parallel.hpp"
 #include "patches.hpp"
 #include "plan_arguments.hpp"
 #include "xla_ffi.hpp"
@@ -154,6 +155,7 @@ Record config() {
   d["compiled_isas"] = isa_names(false);
   d["num_threads"] = current_threads();
   d["available_cpus"] = available_cpus();
+  d["threads"] = has_team() ? "OpenMP's, shared with PyTorch" : "a pool of its own";
   d["l1_bytes"] = caches().l1;
   d["l2_bytes"] = caches().l2;
   d["compiler"] = __VERSION__;
@@ -197,6 +199,14 @@ NB_MODULE(_native, m) {
   m.def("compiled_isas", [] { return isa_names(false); }, "ISAs compiled in, best first.");
   m.def("set_num_threads", [](int n) { set_threads(check_threads(n)); }, "num_threads"_a);
   m.def("get_num_threads", &current_threads);
+  m.def(
+      "use_team",
+      [](std::uintptr_t parallel, std::uintptr_t index) {
+        use_team({reinterpret_cast<decltype(Team::parallel)>(parallel),
+                  reinterpret_cast<decltype(Team::index)>(index)});
+      },
+      "parallel"_a, "index"_a,
+      "Compute on another library's threads: addresses of its GOMP_parallel and omp_get_thread_num.");
   m.def("config", &config);
 #ifdef DEPTHWISE_XLA_FFI
   m.def(

@@ -175,10 +175,20 @@ class Pool {
 // Never destroyed: workers may outlive main. A forked child has none of the parent's threads, and a mutex
 // that some thread of the parent may have held: it starts with a pool of its own.
 std::atomic<Pool*> g_pool{nullptr};
+std::atomic<const Team*> g_team{nullptr};
+
+void forget_threads() {
+  g_pool.store(nullptr);
+  g_team.store(nullptr);
+}
+
+void forget_threads_in_children() {
+  static std::once_flag once;
+  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, forget_threads); });
+}
 
 Pool& pool() {
-  static std::once_flag once;
-  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { g_pool.store(nullptr); }); });
+  forget_threads_in_children();
   Pool* p = g_pool.load(std::memory_order_acquire);
   if (p) return *p;
   Pool* const fresh = new Pool;
@@ -187,14 +197,38 @@ Pool& pool() {
   return *p;
 }
 
+void run_on(const Team& team, Job& job) {
+  struct Context {
+    const Team& team;
+    Job& job;
+  } context{team, job};
+  const auto body = [](void* pointer) {
+    const auto& [team, job] = *static_cast<Context*>(pointer);
+    const int thread = team.index();
+    job.work(thread, thread == 0);
+  };
+  team.parallel(body, &context, static_cast<unsigned>(job.wanted() + 1), 0);
+}
+
 }  // namespace
 
 bool parallel_for(const Loop& loop, int threads) {
   threads = static_cast<int>(std::min<std::int64_t>({threads, loop.count, kMaxThreads}));
   if (threads <= 1) return serial(loop);
   Job job(loop, threads);
-  pool().run(job);
+  if (const Team* const team = g_team.load(std::memory_order_acquire))
+    run_on(*team, job);
+  else
+    pool().run(job);
   return !job.stopped();
 }
+
+void use_team(const Team& team) {
+  forget_threads_in_children();
+  g_team.store(new Team(team),
+               std::memory_order_release);  // never freed: a loop may be running on the last one
+}
+
+bool has_team() { return g_team.load(std::memory_order_acquire) != nullptr; }
 
 }  // namespace depthwise

@@ -19,4 +19,17 @@ struct Loop {
 
 bool parallel_for(const Loop& loop, int threads);
 
+// Threads that another library keeps in this process, as OpenMP's entry points offer them: `parallel` calls
+// body(context) on the calling thread and on up to threads - 1 others, and returns when all of them have;
+// `index` tells the caller's (0) and the others (below `threads`) apart.
+struct Team {
+  void (*parallel)(void (*body)(void* context), void* context, unsigned threads, unsigned flags);
+  int (*index)();
+};
+
+// From now on, loops run on the team instead of the pool: two sets of threads that each wait for work in
+// turn take the CPUs from each other. A forked child, where the team's threads are gone, uses a pool again.
+void use_team(const Team& team);
+bool has_team();
+
 }  // namespace depthwise

@@ -26,6 +26,11 @@ def set_num_threads(num_threads: int) -> None: ...
 
 def get_num_threads() -> int: ...
 
+def use_team(parallel: int, index: int) -> None:
+    """
+    Compute on another library's threads: addresses of its GOMP_parallel and omp_get_thread_num.
+    """
+
 def config() -> dict[str, Any]: ...
 
 def xla_handler() -> CapsuleType:

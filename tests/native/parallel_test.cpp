@@ -84,6 +84,7 @@ void child_computes() {
   const pid_t child = fork();
   CHECK(child >= 0);
   if (child == 0) {
+    CHECK(!depthwise::has_team());
     run_squares(100, 4);
     std::_Exit(0);
   }
@@ -103,6 +104,36 @@ void children_compute_while_the_parent_does() {
 }
 #endif
 
+// What OpenMP's entry points do, on threads that are new each time.
+thread_local int t_index = 0;
+
+void fake_parallel(void (*body)(void*), void* context, unsigned threads, unsigned) {
+  std::vector<std::thread> others;
+  for (unsigned index = 1; index < threads; ++index)
+    others.emplace_back([=] {
+      t_index = static_cast<int>(index);
+      body(context);
+    });
+  const int before = t_index;
+  t_index = 0;
+  body(context);
+  t_index = before;
+  for (std::thread& other : others) other.join();
+}
+
+void everything_holds_on_a_team() {
+  depthwise::use_team({fake_parallel, [] { return t_index; }});
+  CHECK(depthwise::has_team());
+  every_item_runs_once();
+  many_callers_at_once();
+  calls_may_nest();
+  a_false_body_stops_the_loop();
+  a_false_poll_stops_the_loop();
+#if !defined(__SANITIZE_THREAD__)
+  child_computes();
+#endif
+}
+
 }  // namespace
 
 int main() {
@@ -114,5 +145,6 @@ int main() {
 #if !defined(__SANITIZE_THREAD__)
   children_compute_while_the_parent_does();
 #endif
+  everything_holds_on_a_team();
   std::puts("parallel: passed");
 }

@@ -29,8 +29,11 @@ from .arrays import (
     to_numpy,
     to_tensor,
 )
+from .team import join_threads
 
 Sizes = Sequence[Any]
+
+join_threads()
 
 
 def forward(
