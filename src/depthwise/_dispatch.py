@@ -50,6 +50,7 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
 _ALIASES = {"jaxlib": "jax"}  # JAX's arrays come from either
 _TAKES_NUMPY = frozenset({"dask"})  # adapters that take NumPy arrays beside their own
 _LOADED: dict[str, Any] = {}
+_KINDS: dict[type, str] = {}  # what `_kind` found out about the classes of arrays; NumPy's need no look-up
 
 
 def leave_as_is(function: Function) -> Function:
@@ -119,9 +120,12 @@ def as_plain_array(name: str, array: Any) -> np.ndarray[Any, Any]:
 
 def _kind(name: str, array: Any) -> str:
     """ "numpy", or the package whose adapter handles the array."""
+    kind = _KINDS.get(type(array))
+    if kind is not None:
+        return kind
     package: str = type(array).__module__.partition(".")[0]
     if package in ADAPTERS:
-        return _ALIASES.get(package, package)
+        return _KINDS.setdefault(type(array), _ALIASES.get(package, package))
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{name} must not be a masked array, since its mask would be ignored; "

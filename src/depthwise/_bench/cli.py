@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from .console import bad_arguments, comma_list, console, one_of, positive_list, 
 from .layers import Layer, load_layers, quick_layers, select_layers
 from .peers import OURS, PEERS
 from .problem import DTYPES, LAYOUTS, OPS, Problem
-from .report import markdown, microseconds, table, with_spread
+from .report import markdown, microseconds, percent, table, with_spread
 from .results import Run
 from .roofline import Roofline
 from .runner import Settings, running
@@ -192,7 +193,8 @@ def choices(
 
 @app.command()
 def overhead() -> None:
-    """What a call costs beside its arithmetic, and what the thread pool adds."""
+    """What a call costs beside its arithmetic, and what the adapters and the thread pool add."""
+    from . import adapters
     from . import overhead as costs
 
     calls = costs.call_overhead()
@@ -204,6 +206,30 @@ def overhead() -> None:
     ]
     header = ("layer", "1 thread, us", "2 threads, us", "beyond half of one, us")
     _print(f"The smallest layers that run on two threads\n\n{table(header, dispatch)}")
+    added = [
+        (one.name, with_spread(one.adapted), with_spread(one.plain), microseconds(one.seconds))
+        for one in adapters.added()
+    ]
+    if added:
+        header = ("adapter", "call, us", "on NumPy arrays, us", "added, us")
+        _print(f"1x4x4x8, 3x3, through the adapters, one thread\n\n{table(header, added)}")
+    if find_spec("torch") is not None:
+        _print(f"PyTorch's pointwise convolution and ours in turn, two threads\n\n{_turns_table()}")
+
+
+def _turns_table() -> str:
+    from . import adapters
+
+    header = ("image", "PyTorch alone, us", "ours alone, us", "in turn, us", "slower by")
+    rows = [
+        (
+            f"{one.size}x{one.size}x{one.channels}",
+            *(microseconds(seconds) for seconds in (one.theirs, one.ours, one.both)),
+            percent(one.slowdown),
+        )
+        for one in adapters.turns(2)
+    ]
+    return table(header, rows)
 
 
 def _models(threads: int) -> None:
