@@ -117,14 +117,18 @@ def check_conv2d(x, filter, *, bias=None, activation=None, out=None, num_threads
     return actual
 
 
-def assert_forward(actual, x, filter, *, bias=None, activation=None, **keywords):
-    """`actual` is `conv2d(x, filter, ...)`, within the bound."""
+def assert_forward(actual, x, filter, *, bias=None, activation=None, transformed=None, **keywords):
+    """`actual` is `conv2d(x, filter, ...)`, within the bound of sums, or of `transformed` sums."""
     dtype = filter.dtype.name
     expected = reference.conv2d(x, filter, bias=bias, activation=activation, **keywords)
     magnitudes = [None if array is None else _magnitude(array) for array in (x, filter, bias)]
     magnitude = reference.conv2d(*magnitudes[:2], bias=magnitudes[2], **keywords)
     terms = filter.shape[0] * filter.shape[1] + (bias is not None)
-    bound = _SLOPES[activation] * sum_bound(terms, magnitude, dtype)
+    if transformed is None:
+        bound = sum_bound(terms, magnitude, dtype)
+    else:
+        bound = transformed + sum_bound(2, magnitude, dtype)  # the bias is added
+    bound = _SLOPES[activation] * bound
     if activation is not None:
         bound = bound + _ROUNDINGS[activation] * _roundoff(dtype) * np.abs(expected)
     assert_within(actual, expected, bound, dtype)
@@ -170,6 +174,31 @@ def numpy_padded(x, spec, border):
     for i, axis in enumerate((spec.height, spec.width)):
         pads[first + i] = (axis.pad_before, axis.pad_after)
     return np.pad(x, pads, mode=border)
+
+
+def transform_bound(op, a, b, spec):
+    """The documented error bound of Fourier transforms, for each channel of the result.
+
+    `a` and `b` are the operands of `op`, the engine's: 4-D, with a filter for each channel.
+    """
+    plane = (1, 2) if spec.layout == "NHWC" else (2, 3)
+
+    def norms(image, multiplier):
+        squares = (image.astype(np.float64) ** 2).sum(plane)
+        return np.sqrt(squares).reshape(spec.batch, spec.channels, multiplier)
+
+    if op == "grad_filter":
+        products = (norms(a, 1) * norms(b, spec.multiplier)).sum(0)
+        return 64 * _roundoff(spec.dtype) * np.broadcast_to(products, spec.filter_shape)
+    filter_norms = np.sqrt((b.astype(np.float64) ** 2).sum((0, 1)))
+    products = norms(a, 1 if op == "forward" else spec.multiplier) * filter_norms
+    if op == "grad_input":
+        products = products.sum(2, keepdims=True)
+    bound = 64 * _roundoff(spec.dtype) * products.reshape(spec.batch, products.shape[1] * products.shape[2])
+    shape = (spec.batch, 1, 1, bound.shape[1])
+    if spec.layout == "NCHW":
+        shape = (spec.batch, bound.shape[1], 1, 1)
+    return np.broadcast_to(bound.reshape(shape), spec.result_shape(op))
 
 
 def same_bits(a, b):

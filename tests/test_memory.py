@@ -126,7 +126,7 @@ def test_plans_keep_the_bound_on_scratch(dtype, layout, op):
             stride=stride,
             dilation=dilation,
         )
-        assert 0 <= plan.scratch_bytes <= MIB, plan
+        assert 0 <= plan.scratch_bytes <= (64 * MIB if plan.algorithm == "fft" else MIB), plan
 
 
 @pytest.mark.skipif(

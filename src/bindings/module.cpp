@@ -4,6 +4,7 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
@@ -46,6 +47,14 @@ bool is_long(const Plan& plan) {
   return plan.spec.multiply_adds() + plan.spec.input_elements() + plan.spec.output_elements() > kSteps;
 }
 
+// What a plan computed from a filter; of use to that plan only.
+struct Prepared {
+  const void* plan;
+  std::unique_ptr<std::byte[]> memory;
+  std::byte* data;  // aligned to lines of the cache
+  index_t bytes;
+};
+
 class PyPlan {
  public:
   PyPlan(int op, int dtype, int layout, index_t batch, index_t channels, index_t multiplier,
@@ -58,8 +67,11 @@ class PyPlan {
     shapes_ = operand_shapes(s);
   }
 
-  nb::any run(nb::handle a, nb::handle b, nb::handle bias, nb::handle out, int num_threads) const {
+  // `prepared` stands for the filter `b`, which must be the one that it was prepared from.
+  nb::any run(nb::handle a, nb::handle b, nb::handle bias, nb::handle out, int num_threads,
+              const Prepared* prepared) const {
     const Spec& s = plan_.spec;
+    if (prepared && prepared->plan != this) throw nb::value_error("prepared belongs to another plan");
     const Element own = element(Storage::same, s.dtype);
     const Input first(a.ptr(), s.op == Op::grad_input ? "grad" : "input", element(s.input, s.dtype),
                       shapes_.first.data(), 4);
@@ -75,9 +87,25 @@ class PyPlan {
       if (second.overlaps(out.ptr())) throw nb::value_error("out overlaps the second array in memory");
       if (third && third->overlaps(out.ptr())) throw nb::value_error("out overlaps bias in memory");
     }
-    compute({first.data(), second.data(), third ? third->data() : nullptr, output_data(result.ptr())},
+    compute({first.data(), second.data(), third ? third->data() : nullptr, output_data(result.ptr()),
+             prepared ? prepared->data : nullptr},
             num_threads);
     return result;
+  }
+
+  index_t prepared_bytes() const { return plan_.prepared_bytes(); }
+
+  // What runs with this filter share, or None when there is nothing.
+  std::unique_ptr<Prepared> prepare(nb::handle filter, int num_threads) const {
+    const index_t bytes = plan_.prepared_bytes();
+    if (bytes == 0) return nullptr;
+    const Input second(filter.ptr(), "filter", plan_.spec.dtype, shapes_.second.data(), 4);
+    auto memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kLineBytes);
+    std::byte* const data =
+        memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
+    const GilRelease release;
+    depthwise::prepare(plan_, {nullptr, second.data(), nullptr, nullptr}, data, num_threads);
+    return std::unique_ptr<Prepared>(new Prepared{this, std::move(memory), data, bytes});
   }
 
   Record describe(int num_threads) const {
@@ -184,6 +212,8 @@ NB_MODULE(_native, m) {
   using namespace depthwise::bindings;
   import_numpy();
   nb::set_leak_warnings(false);  // frameworks keep references to functions until the process ends
+  nb::class_<Prepared>(m, "Prepared", "What a plan computed from a filter.")
+      .def_ro("bytes", &Prepared::bytes);
   nb::class_<PyPlan>(m, "Plan", "One problem, resolved to a kernel and its tasks; immutable.")
       .def(nb::init<int, int, int, index_t, index_t, index_t, const AxisNumbers&, const AxisNumbers&, int,
                     bool, int, int, int, const std::string&, const std::optional<std::string>&,
@@ -192,7 +222,10 @@ NB_MODULE(_native, m) {
            "activation"_a = 0, "has_bias"_a = false, "border"_a = 0, "input"_a = 0, "output"_a = 0,
            "algorithm"_a = "auto", "kernel"_a = nb::none(), "isa"_a = nb::none())
       .def("run", &PyPlan::run, "a"_a, "b"_a, "bias"_a = nb::none(), "out"_a = nb::none(),
-           "num_threads"_a = 0)
+           "num_threads"_a = 0, "prepared"_a = nb::none())
+      .def("prepare", &PyPlan::prepare, "filter"_a, "num_threads"_a = 0, nb::keep_alive<0, 1>(),
+           "What runs with this filter share, or None.")
+      .def_prop_ro("prepared_bytes", &PyPlan::prepared_bytes, "Bytes that prepare() keeps.")
       .def("describe", &PyPlan::describe, "num_threads"_a = 0);
   m.def("kernels", &kernels, "The registry's rows, in order of priority.");
   m.def("isas", [] { return isa_names(true); }, "ISAs that run on this machine, best first.");

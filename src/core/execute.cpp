@@ -49,8 +49,14 @@ struct Call {
   Operands operands;
   KernelFunction kernel;
   std::byte* sums;
+  const std::byte* prepared;
+  std::byte* prepare_to = nullptr;
   std::atomic<bool> out_of_memory{false};
 };
+
+KernelFunction kernel_of(const Plan& plan) {
+  return plan.isa->kernels->run[static_cast<int>(plan.kernel)][static_cast<int>(plan.spec.dtype)];
+}
 
 // The scratch of the calling thread, or null after a note that there is no memory for it.
 std::byte* scratch_of(Call& call) {
@@ -61,6 +67,7 @@ std::byte* scratch_of(Call& call) {
 
 bool run_one(Call& call, Task task) {
   task.sums = call.sums;
+  task.prepared = call.prepared;
   task.operands = call.operands;
   task.scratch = scratch_of(call);
   if (!task.scratch) return false;
@@ -74,6 +81,13 @@ bool run_task(void* context, std::int64_t index) {
   const bool empty = call.plan->spec.op != Op::grad_filter &&
                      (task.row_begin >= task.row_end || task.column_begin >= task.column_end);
   return empty || run_one(call, task);
+}
+
+bool run_prepare_task(void* context, std::int64_t unit) {
+  Call& call = *static_cast<Call*>(context);
+  Task task = call.plan->task(unit);
+  task.prepare_to = call.prepare_to;
+  return run_one(call, task);
 }
 
 bool run_reduce_task(void* context, std::int64_t unit) {
@@ -114,10 +128,12 @@ bool execute_plan(const Plan& plan, const Operands& operands, int threads, bool 
   const index_t sum_bytes = plan.patches ? plan.patches->partial_bytes() : plan.partial_bytes();
   const Buffer sums = sum_bytes > 0 ? allocate(sum_bytes) : Buffer();
   if (sum_bytes > 0 && !sums) throw std::bad_alloc();
-  Call call{&plan, operands,
-            plan.isa->kernels->run[static_cast<int>(plan.kernel)][static_cast<int>(plan.spec.dtype)],
-            sums.get()};
-  const bool finished = run_all(call, {nullptr, nullptr, 0, poll, poll_context}, used);
+  const bool prepares = plan.rule.prepare && plan.prepared_bytes() > 0 && !operands.prepared;
+  const Buffer prepared = prepares ? allocate(plan.prepared_bytes()) : Buffer();
+  if (prepares && !prepared) throw std::bad_alloc();
+  bool finished = !prepares || prepare(plan, operands, prepared.get(), used);
+  Call call{&plan, operands, kernel_of(plan), sums.get(), prepares ? prepared.get() : operands.prepared};
+  finished = finished && run_all(call, {nullptr, nullptr, 0, poll, poll_context}, used);
   if (call.out_of_memory) throw std::bad_alloc();
   return finished;
 }
@@ -174,6 +190,15 @@ int current_threads() {
 void set_threads(int threads) { g_threads.store(threads, std::memory_order_relaxed); }
 
 const LastRun& last_run() { return t_last_run; }
+
+bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int threads) {
+  Call call{&plan, operands, kernel_of(plan), nullptr, nullptr};
+  call.prepare_to = to;
+  const int used = plan.threads(threads > 0 ? threads : current_threads());
+  const bool finished = parallel_for({run_prepare_task, &call, plan.unit_blocks}, used);
+  if (call.out_of_memory) throw std::bad_alloc();
+  return finished;
+}
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
              void* poll_context) {

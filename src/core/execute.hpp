@@ -14,6 +14,10 @@ void set_threads(int threads);
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*) = nullptr,
              void* poll_context = nullptr);
 
+// Computes plan.prepared_bytes() from the filter, operands.b, for runs of this plan with this filter, which
+// then find them in operands.prepared. Throws std::bad_alloc without scratch.
+bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int threads);
+
 // What the calling thread's last execute() ran.
 struct LastRun {
   const char* kernel = nullptr;

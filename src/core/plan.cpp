@@ -133,7 +133,9 @@ bool has_kernel(const Spec& spec, const std::string& kernel, const Isa& isa) {
 }
 
 void join_rows(Plan& plan) {
-  if (plan.spec.op != Op::grad_filter) plan.rule.tile.rows = std::max(plan.spec.h.in, plan.spec.h.out);
+  const bool transforms = plan.rule.tile.fft_h.size > 0;  // whose tiles are of the size that it is
+  if (plan.spec.op != Op::grad_filter && !transforms)
+    plan.rule.tile.rows = std::max(plan.spec.h.in, plan.spec.h.out);
   plan.rule.parts = 1;
   cut(plan);
 }

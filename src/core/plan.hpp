@@ -11,8 +11,8 @@
 
 namespace depthwise {
 
-// Scratch that one thread may use, whatever the problem.
-inline constexpr index_t kMaxScratchBytes = 1 << 20;
+// Scratch that one thread may use, whatever the problem: with direct kernels, and with Fourier transforms.
+inline constexpr index_t kMaxScratchBytes = 1 << 20, kMaxFftScratchBytes = 64 << 20;
 
 // A registry row's answer to a problem.
 struct Rule {
@@ -24,6 +24,9 @@ struct Rule {
   index_t scratch_bytes = 0;
   // Filter gradient: blocks of positions, tasks that share a unit's, and bytes of a unit's sums.
   index_t blocks = 0, parts = 1, sums_bytes = 0;
+  // What a kernel can compute from the filter beforehand: bytes for a unit, and whether a call should.
+  index_t prepared_bytes = 0;
+  bool prepare = false;
   const char* reason = "";   // why it should
   const char* refusal = "";  // why it does not apply
 };
@@ -74,6 +77,10 @@ struct Plan {
   Task task(index_t index) const;
   // The task that adds up the parts of one block of units, when there are several.
   Task reduce_task(index_t unit) const;
+  // What can be computed from the filter alone, once for many runs; 0 when there is nothing.
+  index_t prepared_bytes() const {
+    return tasks() == 0 ? 0 : unit_blocks * rule.tile.units * rule.prepared_bytes;
+  }
   index_t partial_bytes() const { return rule.parts > 1 ? rule.parts * unit_blocks * rule.sums_bytes : 0; }
   Task grad_filter_task(index_t index) const;
   // Of one image and channel, the results that the patches leave to the kernel.

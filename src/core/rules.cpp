@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/direct_layout.hpp"
+#include "fft_rules.hpp"
 #include "kernels/grad_layout.hpp"
 #include "kernels/line_layout.hpp"
 #include "kernels/separable_layout.hpp"
@@ -449,6 +450,12 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::grad_input_nchw_planes: return nchw_planes(spec, vector_bytes);
     case KernelId::forward_separable:
     case KernelId::grad_input_separable: return separable(spec);
+    case KernelId::forward_nhwc_fft:
+    case KernelId::grad_filter_nhwc_fft:
+    case KernelId::grad_input_nhwc_fft: return fft_rule(spec, Layout::nhwc);
+    case KernelId::forward_nchw_fft:
+    case KernelId::grad_filter_nchw_fft:
+    case KernelId::grad_input_nchw_fft: return fft_rule(spec, Layout::nchw);
     case KernelId::forward_generic:
     case KernelId::grad_input_generic: return generic_rule(spec);
     case KernelId::grad_filter_generic: return generic_grad_filter(spec);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "axis_class.hpp"
+#include "fft_axis.hpp"
 #include "spec.hpp"
 
 namespace depthwise {
@@ -21,6 +22,8 @@ struct Tile {
   bool beyond_caches = false;  // direct kernel: source and result do not stay in the caches
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
   index_t channels = 1;  // separable kernel: channels of a unit
+  FftAxis fft_h, fft_w;  // FFT kernels: the transforms of a tile
+  int group = 1;         // FFT kernels: tiles side by side that share the lanes, channels adjacent in each
 };
 
 // The factors of a filter of rank 1, in the compute type: columns [kh, outputs] and rows [kw, outputs], where
@@ -37,6 +40,7 @@ struct Operands {
   const void* b;
   const void* bias;
   void* out;
+  const std::byte* prepared = nullptr;  // what prepare() computed from the filter, if it did
 };
 
 struct Task {
@@ -52,6 +56,10 @@ struct Task {
   index_t sums_offset, sums_step;  // bytes: where this part's sums are kept, and from part to part
   std::byte* sums;                 // where part 0 of unit 0 is kept
   bool reduce;
+  // What was computed from the filter beforehand, or null; with `prepare`, the task computes it for its
+  // units.
+  const std::byte* prepared;
+  std::byte* prepare_to;
   index_t row_begin, row_end, column_begin, column_end, unit_begin, unit_end;
 };
 

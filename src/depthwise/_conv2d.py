@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy import ndarray
 
-from . import _config, _engine, _spec
+from . import _config, _engine, _native, _spec
 from ._dispatch import as_plain_array
 from ._operations import dtype_name, general_operation
 from ._spec import plain, plain_padding, word
@@ -17,12 +17,18 @@ Array = npt.NDArray[Any]
 
 # A prepared operator sees few shapes; one that sees more than this forgets them and starts again.
 _MOST_SHAPES = 256
+# What it may keep of transformed filters, in all; one that is larger is transformed in every call.
+_MOST_PREPARED_BYTES = 64 * 2**20
+
+# For images of one shape and dtype: the operation, and its operands besides the image.
+Preparation = tuple[_engine.Operation, Array, Array | None, _native.Prepared | None]
 
 
 class Conv2D:
     """A depthwise convolution prepared for many images: `op(x)` is `conv2d(x, filter, ...)`, bit for bit.
 
     The operator copies its arrays and never changes afterwards: threads may share it, and it can be pickled.
+    For large kernels it keeps the filter's Fourier transforms, at most 64 MiB.
 
     Parameters
     ----------
@@ -50,7 +56,7 @@ class Conv2D:
     _bias: Array | None
     _filter: Array
     _num_threads: int
-    _prepared: dict[tuple[Any, ...], tuple[_engine.Operation, Array, Array | None]]
+    _prepared: dict[tuple[Any, ...], Preparation]
 
     def __init__(
         self,
@@ -93,8 +99,8 @@ class Conv2D:
         prepared = self._prepared.get((x.shape, x.dtype))
         if prepared is None:
             prepared = self._prepare(x.shape, x.dtype)
-        operation, filter, bias = prepared
-        result: Array = operation.execute(x, filter, bias, out, self._num_threads)
+        operation, filter, bias, transformed = prepared
+        result: Array = operation.execute(x, filter, bias, out, self._num_threads, transformed)
         return result
 
     @property
@@ -107,19 +113,20 @@ class Conv2D:
         """The bias, or None; read-only."""
         return self._bias
 
-    def _prepare(
-        self, x_shape: _spec.Shape, x_dtype: np.dtype[Any]
-    ) -> tuple[_engine.Operation, Array, Array | None]:
+    def _prepare(self, x_shape: _spec.Shape, x_dtype: np.dtype[Any]) -> Preparation:
         filter = self._filter
         operation = self._operation(x_shape, filter.shape, x_dtype)
         if operation.spec.shared_filter:
             four_d = operation.spec.four_dimensional().filter_shape
             filter = np.ascontiguousarray(np.broadcast_to(filter[:, :, np.newaxis, np.newaxis], four_d))
             operation = self._operation(x_shape, four_d, x_dtype)
-        if len(self._prepared) >= _MOST_SHAPES:
-            self._prepared.clear()
         bias = None if self._bias is None else operation.checked_bias(self._bias)
-        prepared = operation, filter, bias
+        size, kept = operation.prepared_bytes, self._prepared.copy().values()
+        if len(kept) >= _MOST_SHAPES or size + sum(map(_bytes_kept, kept)) > _MOST_PREPARED_BYTES:
+            self._prepared.clear()
+        worth_keeping = 0 < size <= _MOST_PREPARED_BYTES
+        transformed = operation.prepare(filter, self._num_threads) if worth_keeping else None
+        prepared = operation, filter, bias, transformed
         self._prepared[x_shape, x_dtype] = prepared
         return prepared
 
@@ -159,6 +166,10 @@ class Conv2D:
 
     def __delattr__(self, name: str) -> NoReturn:
         raise AttributeError(f"Conv2D is immutable: cannot delete {name}")
+
+
+def _bytes_kept(preparation: Preparation) -> int:
+    return 0 if preparation[3] is None else preparation[3].bytes
 
 
 def _rebuilt(filter: Array, keywords: dict[str, Any]) -> Conv2D:

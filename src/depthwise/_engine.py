@@ -34,6 +34,7 @@ class Operation:
         "filter_dtype",
         "native",
         "op",
+        "prepared_bytes",
         "result_shape",
         "spec",
     )
@@ -47,6 +48,7 @@ class Operation:
         self._is_folded = op == "grad_filter" and spec.shared_filter
         self._four_d = spec.channels_as_batch() if self._is_folded else spec.four_dimensional()
         self.native = _native.Plan(*self._four_d.native_arguments(op, has_bias), None, None)
+        self.prepared_bytes = self.native.prepared_bytes
         self._compute = self.native.run if self._four_d == spec else self._run_on_views
 
     def run(
@@ -60,10 +62,18 @@ class Operation:
         """`run` with a number of threads that is known to be within bounds; 0 is the default."""
         return self.execute(a, b, None if bias is None else self.checked_bias(bias), out, threads)
 
-    def execute(self, a: Array, b: Array, bias: Array | None, out: Array | None, threads: int) -> Any:
-        """`run_checked` with a checked bias."""
+    def execute(
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None,
+        out: Array | None,
+        threads: int,
+        prepared: _native.Prepared | None = None,
+    ) -> Any:
+        """`run_checked` with a checked bias, and what `prepare` made of the filter `b`."""
         if out is None:
-            return self._run_new(a, b, bias, threads)
+            return self._run_new(a, b, bias, threads, prepared)
         if (
             type(out) is np.ndarray
             and out.shape == self.result_shape
@@ -71,17 +81,23 @@ class Operation:
             and out.flags.carray  # C-contiguous, aligned and writeable
         ):
             try:
-                self._compute(a, b, bias, out, threads)
+                self._compute(a, b, bias, out, threads, prepared)
                 return out
             except ValueError:  # of extents that overlap, though perhaps no element is shared
                 pass
         self._check_out(out, (a, b) if bias is None else (a, b, bias))
-        out[...] = self._run_new(a, b, bias, threads)
+        out[...] = self._run_new(a, b, bias, threads, prepared)
         return out
 
-    def _run_new(self, a: Array, b: Array, bias: Array | None, threads: int) -> Array:
+    def prepare(self, filter: Array, threads: int) -> _native.Prepared | None:
+        """What runs with this filter have in common, worth keeping; None when there is nothing."""
+        return self.native.prepare(self._filter_view(filter), threads)
+
+    def _run_new(
+        self, a: Array, b: Array, bias: Array | None, threads: int, prepared: _native.Prepared | None
+    ) -> Array:
         try:
-            return self._compute(a, b, bias, None, threads)
+            return self._compute(a, b, bias, None, threads, prepared)
         except MemoryError as error:
             shape = self.result_shape
             raise MemoryError(f"cannot allocate the result, {self.dtype} of shape {shape}") from error
@@ -110,12 +126,20 @@ class Operation:
             raise ValueError(f"bias must have dtype {dtype} like the filter, got {bias.dtype}")
         return np.require(bias, dtype, ("C", "A"))
 
-    def _run_on_views(self, a: Array, b: Array, bias: Array | None, out: Array | None, threads: int) -> Array:
+    def _run_on_views(
+        self,
+        a: Array,
+        b: Array,
+        bias: Array | None,
+        out: Array | None,
+        threads: int,
+        prepared: _native.Prepared | None,
+    ) -> Array:
         """Run on 4-D views of 3-D images and of a `[kh, kw]` filter."""
         b_view = self._image_view(b) if self.op == "grad_filter" else self._filter_view(b)
         if out is not None:
             out = out.reshape(self._four_d.result_shape(self.op))
-        result: Array = self.native.run(self._image_view(a), b_view, bias, out, threads)
+        result: Array = self.native.run(self._image_view(a), b_view, bias, out, threads, prepared)
         return result.reshape(self.result_shape)
 
     def _image_view(self, image: Array) -> Array:

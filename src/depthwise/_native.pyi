@@ -4,12 +4,25 @@ from typing import Any
 from typing_extensions import CapsuleType
 
 
+class Prepared:
+    """What a plan computed from a filter."""
+
+    @property
+    def bytes(self) -> int: ...
+
 class Plan:
     """One problem, resolved to a kernel and its tasks; immutable."""
 
     def __init__(self, op: int, dtype: int, layout: int, batch: int, channels: int, multiplier: int, h: Sequence[int], w: Sequence[int], activation: int = 0, has_bias: bool = False, border: int = 0, input: int = 0, output: int = 0, algorithm: str = 'auto', kernel: str | None = None, isa: str | None = None) -> None: ...
 
-    def run(self, a: object, b: object, bias: object | None = None, out: object | None = None, num_threads: int = 0) -> Any: ...
+    def run(self, a: object, b: object, bias: object | None = None, out: object | None = None, num_threads: int = 0, prepared: Prepared | None = None) -> Any: ...
+
+    def prepare(self, filter: object, num_threads: int = 0) -> Prepared:
+        """What runs with this filter share, or None."""
+
+    @property
+    def prepared_bytes(self) -> int:
+        """Bytes that prepare() keeps."""
 
     def describe(self, num_threads: int = 0) -> dict[str, Any]: ...
 

@@ -1,7 +1,7 @@
 // Every kernel of the registry on every ISA of this machine and every dtype, on random problems: within
-// rounding of sums in double, and bit for bit the same for any number of threads; but for the filter
-// gradient, whose kernels sum in orders of their own, also bit for bit what the generic kernel of the same
-// ISA gives.
+// rounding of sums in double, or of Fourier transforms, and bit for bit the same for any number of threads.
+// Direct kernels also give bit for bit what the generic one of the same ISA gives, but for the filter
+// gradient, which each sums in an order of its own.
 //
 //   kernels_test [PROBLEMS] [SEED]
 #include <algorithm>

@@ -123,6 +123,33 @@ Sums define(const Problem& p) {
   std::abort();
 }
 
+// The largest 2-norm of one channel of one image.
+double channel_norm(const Bytes& data, DType dtype, const Image& image) {
+  const index_t elements = std::ssize(data) / dtype_bytes(dtype);
+  const index_t images = image.batch_step > 0 ? elements / image.batch_step : 0;
+  double largest = 0;
+  for (index_t n = 0; n < images; ++n)
+    for (index_t c = 0; c < image.channels; ++c) {
+      double squares = 0;
+      for (index_t i = 0; i < image.height; ++i)
+        for (index_t j = 0; j < image.width; ++j) {
+          const index_t at = n * image.batch_step + i * image.row_step + j * image.column_step;
+          squares += std::pow(decode(data.data(), dtype, at + c * image.channel_step), 2);
+        }
+      largest = std::max(largest, squares);
+    }
+  return std::sqrt(largest);
+}
+
+double norms(const Problem& p) {
+  const Spec& s = p.spec;
+  const Image first = s.op == Op::grad_input ? output_image(s) : input_image(s);
+  const Image filter(Layout::nhwc, s.h.kernel, s.w.kernel, s.out_channels());
+  const Image second = s.op == Op::grad_filter ? output_image(s) : filter;
+  const index_t sums = s.op == Op::forward ? 1 : s.op == Op::grad_input ? s.multiplier : s.batch;
+  return static_cast<double>(sums) * channel_norm(p.a, s.dtype, first) * channel_norm(p.b, s.dtype, second);
+}
+
 // Against the sums in double: the roundings of one sum in the compute type, magnified by the activation's
 // slope, those of the activation, and of one store.
 void check_values(const Plan& plan, int threads, const Problem& p, const Bytes& result) {
@@ -135,9 +162,11 @@ void check_values(const Plan& plan, int threads, const Problem& p, const Bytes& 
                                                 : s.h.kernel * s.w.kernel * s.multiplier + s.has_bias;
   for (std::size_t i = 0; i < p.sums.values.size(); ++i) {
     const double exact = p.sums.values[i], got = decode(result.data(), s.dtype, static_cast<index_t>(i));
-    const double summed =
-        kSlope[activation] * 2 * static_cast<double>(terms) * kSummed[dtype] * p.sums.magnitudes[i] +
-        kActivated[activation] * kSummed[dtype] * std::abs(exact);
+    const double direct = 2 * static_cast<double>(terms) * p.sums.magnitudes[i];
+    const double error =
+        transforms(kernel_info(plan.kernel)) ? 64 * p.norms + 4 * p.sums.magnitudes[i] : direct;
+    const double summed = kSlope[activation] * kSummed[dtype] * error +
+                          kActivated[activation] * kSummed[dtype] * std::abs(exact);
     const double smallest =
         s.dtype == DType::f16 ? 0x1p-24 : 0x1p-126;  // where rounding is no longer relative
     const double bound = summed + 1.01 * kStored[dtype] * (std::abs(exact) + summed) + smallest;
@@ -187,6 +216,8 @@ Spec draw_spec(Choices& choices) {
   return s;
 }
 
+bool transforms(const KernelInfo& kernel) { return kernel.algorithm == Algorithm::fft; }
+
 Problem make_problem(const Spec& s, std::uint64_t seed, bool special) {
   const index_t first = s.op == Op::grad_input ? s.output_elements() : s.input_elements();
   const index_t second = s.op == Op::grad_filter ? s.output_elements() : s.filter_elements();
@@ -197,7 +228,9 @@ Problem make_problem(const Spec& s, std::uint64_t seed, bool special) {
             draw_values(values, s.dtype, s.has_bias ? s.out_channels() : 0, special),
             special,
             {}};
-  if (!special) p.sums = define(p);
+  if (special) return p;
+  p.sums = define(p);
+  p.norms = norms(p);
   return p;
 }
 

@@ -22,6 +22,7 @@ struct Problem {
   Bytes a, b, bias;
   bool special = false;  // infinities and NaN are among the values
   Sums sums;             // empty for special values
+  double norms = 0;      // products of two channels' 2-norms, for as many as a result sums over: at most
 };
 
 index_t result_elements(const Spec& s);
@@ -35,6 +36,9 @@ Problem make_problem(const Spec& spec, std::uint64_t seed, bool special);
 // A plan that forces one kernel; nothing where the kernel does not apply.
 std::optional<Plan> forced_plan(const Spec& spec, const KernelInfo& kernel, const Isa& isa);
 
+// Whether the kernel's errors are those of Fourier transforms, and its bits its own.
+bool transforms(const KernelInfo& kernel);
+
 // Runs the plan and ends the program, with what is needed to look into it, where the result is wrong: outside
 // the bounds of one sum's roundings, or not bit for bit `expected`, unless that is empty.
 Bytes run_checked(const Plan& plan, const Problem& problem, int threads, const Bytes& expected);
@@ -44,13 +48,14 @@ Bytes run_checked(const Plan& plan, const Problem& problem, int threads, const B
 template <class Seen>
 int run_kernels(const Problem& p, const Isa& isa, std::initializer_list<int> threads, const Seen& seen) {
   int runs = 0;
-  Bytes expected;
+  Bytes summed;
   for (int id = kKernels - 1; id >= 0; --id) {  // the generic kernel is the last row of its op
     const KernelInfo& info = kernel_info(static_cast<KernelId>(id));
     if (info.op != p.spec.op || info.algorithm == Algorithm::separable) continue;  // takes filters of rank 1
     const std::optional<Plan> plan = forced_plan(p.spec, info, isa);
     if (!plan) continue;
-    if (info.op == Op::grad_filter) expected.clear();  // sums in an order of its own
+    Bytes own;  // of kernels that sum in an order of their own
+    Bytes& expected = info.op == Op::grad_filter || transforms(info) ? own : summed;
     for (const int n : threads) {
       Bytes result = run_checked(*plan, p, n, expected);
       if (expected.empty()) expected = std::move(result);

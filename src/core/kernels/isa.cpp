@@ -1,6 +1,8 @@
 // Compiled once for each ISA, with that ISA's flags and DEPTHWISE_ISA set to its name. Exports one table.
 #include "../kernel_table.hpp"
 #include "direct.hpp"
+#include "fft.hpp"
+#include "fft_grad_filter.hpp"
 #include "flat.hpp"
 #include "generic.hpp"
 #include "grad_filter.hpp"

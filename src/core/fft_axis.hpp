@@ -1,0 +1,25 @@
+// One axis of the tiles that the FFT kernels transform.
+#pragma once
+
+#include "spec.hpp"
+
+namespace depthwise {
+
+inline constexpr int kFftRadices[] = {10, 9, 8, 6, 5, 4, 3, 2};
+inline constexpr int kMaxPasses = 12;
+
+// Positions of one axis that a tile transforms. Position e of a tile whose first output is u0 is the class's
+// position stride*u0 + first_tap + e; output u of it ends at e = stride*(u - u0).
+struct FftAxis {
+  index_t size = 0;  // of the transform, at least what a tile reads, less what wraps onto zeros
+  index_t first_tap =
+      0;  // of the class: those before it, and those after the next `taps`, never meet the image
+  index_t taps = 0;
+  int passes = 0;
+  int radix[kMaxPasses] = {};
+
+  // Elements of all passes' twiddle factors, and of the roots that they are taken from.
+  __attribute__((always_inline)) index_t table() const { return 2 * size * (passes + 1); }
+};
+
+}  // namespace depthwise

@@ -1,0 +1,273 @@
+#include "fft_rules.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "kernels/fft_layout.hpp"
+
+namespace depthwise {
+namespace {
+
+constexpr index_t kLongest = 2048;
+// All spectra of a filter that is transformed once for many tiles.
+constexpr index_t kMaxSpectraBytes = 64 << 20;
+
+// Cycles for a point of a pass, measured with lines of 64 bytes; the order is kFftRadices'.
+constexpr double kPassCycles[] = {9.5, 8.2, 6.6, 6.2, 5.6, 4.7, 4.6, 4.5};
+// What the direct kernels take for a tap of a line, and by how much a transform must win.
+constexpr double kDirectCycles = 1.15, kDirectGradFilterCycles = 1.7, kMargin = 1.25;
+constexpr double kSplitCycles = 5, kMultiplyCycles = 6;
+
+index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
+
+// A length whose factors are radices, and what its transform costs.
+struct Length {
+  FftAxis axis;
+  double cycles = 0;
+};
+
+// The cheapest passes for `rest`; false when it has another factor.
+bool factor(index_t rest, Length& length) {
+  if (rest == 1) return true;
+  Length best;
+  for (std::size_t i = 0; i < std::size(kFftRadices); ++i) {
+    Length next;
+    if (rest % kFftRadices[i] != 0 || !factor(rest / kFftRadices[i], next)) continue;
+    next.cycles += kPassCycles[i];
+    if (next.axis.passes == kMaxPasses || (best.cycles > 0 && best.cycles <= next.cycles)) continue;
+    next.axis.radix[next.axis.passes++] = kFftRadices[i];
+    best = next;
+  }
+  if (best.cycles == 0) return false;
+  length = best;
+  return true;
+}
+
+const std::vector<Length>& lengths() {
+  static const auto& found = *new std::vector<Length>([] {
+    std::vector<Length> all;
+    for (index_t n = 2; n <= kLongest; ++n) {
+      index_t rest = n;
+      for (const int prime : {2, 3, 5})
+        while (rest % prime == 0) rest /= prime;
+      Length length;
+      if (rest != 1 || !factor(n, length)) continue;
+      length.axis.size = n;
+      length.cycles *= static_cast<double>(n);
+      all.push_back(length);
+    }
+    return all;
+  }());
+  return found;
+}
+
+// What the tiles of one axis must hold, in all of its classes.
+struct Need {
+  index_t classes, outputs, stride;  // outputs of a class, at most
+  index_t first_tap, taps;
+  index_t wrap;  // positions of a single tile that may meet others, because both are zeros
+  index_t rows;  // of the source
+  double live;   // taps that meet the image, summed over the outputs
+};
+
+double live_taps(const AxisClass& c) {
+  const index_t outputs = std::min<index_t>(c.out_count, 512);
+  double sum = 0;
+  for (index_t u = 0; u < outputs; ++u) {
+    const index_t from = c.source(c.stride * u);
+    const index_t begin = std::max<index_t>(0, ceil_div(std::max<index_t>(-from, 0), c.src_step));
+    const index_t end = from >= c.src_size ? 0 : std::min(c.taps, ceil_div(c.src_size - from, c.src_step));
+    sum += static_cast<double>(std::max<index_t>(end - begin, 0));
+  }
+  return outputs > 0 ? sum * static_cast<double>(c.out_count) / static_cast<double>(outputs) : 0;
+}
+
+// Positions below and above the image that the class reads, from its first output to its last.
+index_t zeros_at_both_ends(const AxisClass& c, index_t first_tap, index_t taps) {
+  const index_t from = c.source(first_tap),
+                to = c.source((c.out_count - 1) * c.stride + first_tap + taps - 1);
+  const index_t below = from < 0 ? ceil_div(-from, c.src_step) : 0;
+  const index_t above = to >= c.src_size ? (to - c.src_size) / c.src_step + 1 : 0;
+  return std::min(below, above);
+}
+
+Need need(const Spec& s, const Axis& axis) {
+  const Op op = s.op == Op::grad_filter ? Op::forward : s.op;
+  Need n{};
+  n.classes = class_count(op, axis, Dilation::split);
+  const AxisClass first = axis_class(op, axis, Dilation::split, 0);
+  n.outputs = first.out_count, n.stride = first.stride;
+  n.taps = axis.kernel;
+  if (op == Op::grad_input)
+    n.taps = ceil_div(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
+  if (op == Op::forward || axis.stride == 1) {
+    // Forward, output j reads stride*j + dilation*t - pad; backward, its taps run the other way.
+    const index_t last = op == Op::forward ? axis.stride * (axis.out - 1) : axis.out - 1;
+    const index_t low = std::max<index_t>(0, ceil_div(std::max<index_t>(axis.pad - last, 0), axis.dilation));
+    const index_t high = std::min(axis.kernel - 1, (axis.in - 1 + axis.pad) / axis.dilation);
+    n.first_tap = std::min(op == Op::forward ? low : axis.kernel - 1 - high, axis.kernel - 1);
+    n.taps = std::max<index_t>(high - low + 1, 1);
+  }
+  n.rows = ceil_div(first.src_size, first.src_step);
+  constexpr index_t kMostClasses = 64;
+  n.wrap = n.classes <= kMostClasses ? n.outputs + n.taps : 0;
+  for (index_t k = 0; k < std::min(n.classes, kMostClasses); ++k) {
+    const AxisClass c = axis_class(op, axis, Dilation::split, k);
+    n.wrap = std::min(n.wrap, c.out_count < n.outputs ? 0 : zeros_at_both_ends(c, n.first_tap, n.taps));
+    n.live += live_taps(c);
+  }
+  if (n.classes > kMostClasses) n.live *= static_cast<double>(n.classes) / kMostClasses;
+  return n;
+}
+
+// One length for the tiles of an axis.
+struct Cut {
+  const Length* length;
+  index_t outputs, tiles;
+};
+
+std::vector<Cut> cuts(const Need& need) {
+  std::vector<Cut> found;
+  const index_t span = need.stride * (need.outputs - 1) + need.taps;
+  const index_t single = std::max({span - need.wrap, need.taps, span - need.taps + 1});
+  for (const Length& length : lengths()) {
+    const index_t n = length.axis.size;
+    const index_t outputs = n >= single     ? need.outputs
+                            : n < need.taps ? 0
+                                            : (n - need.taps) / need.stride + 1;
+    if (outputs <= 0) continue;
+    found.push_back({&length, outputs, ceil_div(need.outputs, outputs)});
+    if (n >= single || n >= 8 * need.taps + 256) break;
+  }
+  return found;
+}
+
+// Cycles of a line of channels, for each tile and once for each unit.
+struct Work {
+  double tile, unit;
+};
+
+Work work(const Spec& s, const Need& need_h, const Cut& h, const Cut& w) {
+  const double columns = static_cast<double>(w.length->axis.size / 2 + 1),
+               height = static_cast<double>(h.length->axis.size);
+  const double row = w.length->cycles / 2 + kSplitCycles * columns;  // two are transformed at once
+  const double column_pass = columns * h.length->cycles, multiply = columns * height * kMultiplyCycles;
+  const double loaded = static_cast<double>(std::min(h.length->axis.size, need_h.rows + 1)) * row,
+               outputs = static_cast<double>(h.outputs) * row, taps = static_cast<double>(need_h.taps) * row;
+  const double forth = loaded + column_pass;
+  if (s.op == Op::grad_filter) return {forth + outputs + column_pass + multiply, column_pass + taps};
+  const double sources = s.op == Op::grad_input ? static_cast<double>(s.multiplier) : 1;
+  return {sources * (forth + multiply) + column_pass + outputs, sources * (taps + column_pass)};
+}
+
+FftAxis axis_of(const Need& need, const Cut& cut) {
+  FftAxis axis = cut.length->axis;
+  axis.first_tap = need.first_tap;
+  axis.taps = need.taps;
+  return axis;
+}
+
+// The filter's spectrum differs between the phases of the input gradient's stride.
+bool one_spectrum(const Spec& s) { return s.op != Op::grad_input || (s.h.stride == 1 && s.w.stride == 1); }
+
+// Tiles that share the lanes where channels fill few.
+int lane_group(const Spec& s, index_t columns) {
+  const index_t line = kLineBytes / compute_bytes(s.dtype);
+  if (s.multiplier != 1 || s.op == Op::grad_filter) return 1;
+  return static_cast<int>(std::clamp<index_t>(line / std::max<index_t>(s.channels, 1), 1, columns));
+}
+
+struct Choice {
+  Cut h{}, w{};
+  double cycles = 0;  // of one line of channels
+  bool shared = false;
+};
+
+index_t sources(const Spec& s) { return s.op == Op::grad_input ? s.multiplier : 1; }
+
+// The filter's plane is there even where the filter comes prepared: not every caller prepares it.
+index_t scratch_bytes(const Spec& s, const FftLayout& l) {
+  return fft_scratch_bytes(l, s.op == Op::grad_filter ? 3 : 2 + (sources(s) > 1));
+}
+
+// An image's bits must not depend on how many images follow it, so the choice does not know the batch.
+Choice choose(const Spec& s, const Need& h, const Need& w, index_t units) {
+  Choice best;
+  const std::vector<Cut> rows = cuts(h), columns = cuts(w);
+  for (const Cut& r : rows)
+    for (const Cut& c : columns) {
+      const index_t images = s.op == Op::grad_filter ? s.batch : 1;
+      const int group = lane_group(s, c.tiles);
+      const index_t tiles = images * h.classes * w.classes * r.tiles * ceil_div(c.tiles, group);
+      const FftLayout l = fft_layout(r.length->axis, c.length->axis, compute_bytes(s.dtype));
+      const bool shareable = s.op != Op::grad_filter && one_spectrum(s) &&
+                             units * sources(s) * l.plane * kLineBytes <= kMaxSpectraBytes;
+      const Work cost = work(s, h, r, c);
+      const bool once = shareable || s.op == Op::grad_filter;
+      double cycles =
+          static_cast<double>(tiles) * cost.tile + (once ? 1.0 : static_cast<double>(tiles)) * cost.unit;
+      const index_t bytes = scratch_bytes(s, l);
+      if (bytes > caches().l2) cycles *= 1.6;  // a plane is read and written by rows and by columns
+      if (group > 1) cycles *= 1.2;            // to bring pixels into lanes and back
+      if (bytes > kMaxFftScratchBytes || (best.cycles > 0 && best.cycles <= cycles)) continue;
+      best = {r, c, cycles, shareable && (s.batch > 1 || tiles > 1)};
+    }
+  return best;
+}
+
+// Tasks by units where there are many, else by parts of the blocks too.
+void share_blocks(const Spec& s, const Need& h, const Need& w, const Choice& best, Rule& r) {
+  constexpr index_t kTasks = 16;
+  r.blocks = s.batch * h.classes * w.classes * best.h.tiles * best.w.tiles;
+  r.sums_bytes = fft_layout(r.tile.fft_h, r.tile.fft_w, compute_bytes(s.dtype)).plane * kLineBytes;
+  r.parts = std::clamp<index_t>(ceil_div(kTasks, r.units), 1, r.blocks);
+  r.parts = std::clamp<index_t>(kMaxSpectraBytes / (r.units * r.sums_bytes), 1, r.parts);
+}
+
+// What the direct kernels take, for what choose() counts. Those of the filter gradient sum all taps, whether
+// they meet the image or not.
+double direct_cycles(const Spec& s, const Need& h, const Need& w) {
+  const double lines = static_cast<double>(s.out_channels() * compute_bytes(s.dtype)) / kLineBytes;
+  if (s.op == Op::grad_filter)
+    return kDirectGradFilterCycles * lines * static_cast<double>(s.batch * s.h.out * s.w.out) *
+           static_cast<double>(s.h.kernel * s.w.kernel);
+  return kDirectCycles * lines * h.live * w.live;
+}
+
+}  // namespace
+
+Rule fft_rule(const Spec& s, Layout layout) {
+  Rule r;
+  r.reason = "the kernel is large: a transform, a product and a transform back cost less than its taps";
+  if (s.layout != layout) {
+    r.refusal = "the layout is another";
+    return r;
+  }
+  const Need h = need(s, s.h), w = need(s, s.w);
+  const index_t channels = s.op == Op::grad_input ? s.channels : s.out_channels();
+  const index_t line = kLineBytes / compute_bytes(s.dtype);
+  r.units = ceil_div(channels, line);
+  r.columns = Dilation::split;
+  const Choice best = choose(s, h, w, r.units);
+  if (best.cycles == 0) {
+    r.refusal = "the transform of a tile that holds the kernel needs too much memory";
+    return r;
+  }
+  r.tile.fft_h = axis_of(h, best.h), r.tile.fft_w = axis_of(w, best.w);
+  r.tile.group = lane_group(s, best.w.tiles);
+  r.tile.rows = best.h.outputs, r.tile.columns = best.w.outputs * r.tile.group;
+  const FftLayout l = fft_layout(r.tile.fft_h, r.tile.fft_w, compute_bytes(s.dtype));
+  r.scratch_bytes = scratch_bytes(s, l);
+  if (s.op == Op::grad_filter)
+    share_blocks(s, h, w, best, r);
+  else if (one_spectrum(s))
+    r.prepared_bytes = sources(s) * l.plane * kLineBytes;
+  r.prepare = best.shared;
+  r.applies = true;
+  r.preferred =
+      s.dtype != DType::f64 && kMargin * best.cycles * static_cast<double>(r.units) < direct_cycles(s, h, w);
+  return r;
+}
+
+}  // namespace depthwise

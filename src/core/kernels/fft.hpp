@@ -1,0 +1,272 @@
+// Convolution by Fourier transforms, channels in the vector lanes: a task transforms one tile of a line of
+// channels, multiplies it by the filter's spectrum, and transforms it back.
+//
+// The tile is a circular convolution that is long enough for what wraps around to meet zeros only
+// (overlap-save; at the image's border these zeros are its padding). A value that is not finite spreads over
+// its tile, so every channel of a tile whose sums are not all finite is computed again as the definition
+// says.
+#pragma once
+
+#include "fft_group.hpp"
+#include "generic.hpp"
+
+namespace {
+
+template <class S, Layout kLayout>
+class Fft {
+ public:
+  explicit Fft(const Task& task)
+      : task_(task),
+        spec_(*task.spec),
+        h_(task.h),
+        w_(task.w),
+        source_{static_cast<const S*>(task.operands.a),
+                spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_), lanes_of(spec_),
+                spec_.multiplier},
+        result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
+        group_(task.tile->group),
+        apart_(task.tile->columns / group_),
+        sources_(spec_.op == Op::grad_input ? spec_.multiplier : 1),
+        taps_h_(live_taps(task.tile->fft_h, h_)),
+        taps_w_(live_taps(task.tile->fft_w, w_)),
+        at_(reinterpret_cast<T*>(task.scratch)),
+        planes_(task.tile->fft_h, task.tile->fft_w, fft_layout(task.tile->fft_h, task.tile->fft_w, sizeof(T)),
+                at_),
+        plane_(planes_.take(at_, planes_.layout.plane)),
+        spectrum_(task.prepared || task.prepare_to ? nullptr : planes_.take(at_, planes_.layout.plane)),
+        sum_(sources_ > 1 ? planes_.take(at_, planes_.layout.plane) : nullptr),
+        rows_{planes_.take(at_, planes_.layout.row), planes_.take(at_, planes_.layout.row)},
+        bias_(planes_.take(at_, 1)) {}
+
+  void run() {
+    for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
+      lane_ = unit * kL;
+      const index_t rest = result_.channels - lane_;
+      valid_ = static_cast<int>(rest < kL ? rest * group_ : kL);
+      if (task_.prepare_to)
+        for (index_t q = 0; q < sources_; ++q)
+          make_spectrum(q, reinterpret_cast<T*>(task_.prepare_to + prepared_offset(q)));
+      else
+        compute_tile();
+    }
+  }
+
+ private:
+  using T = compute_t<S>;
+  static constexpr int kL = kLine<T>;
+  struct Taps {
+    index_t first, count;
+  };
+
+  static Lanes lanes_of(const Spec& spec) {
+    if (spec.multiplier == 1) return Lanes::same;
+    return spec.op == Op::forward ? Lanes::repeated : Lanes::spread;
+  }
+
+  // A phase of the input gradient's stride may have fewer taps than the plan provides for.
+  static Taps live_taps(const FftAxis& axis, const AxisClass& c) {
+    const index_t rest = c.taps - axis.first_tap;
+    return {axis.first_tap, rest < axis.taps ? (rest > 0 ? rest : 0) : axis.taps};
+  }
+
+  // In bytes, of a source's spectrum for this line.
+  index_t prepared_offset(index_t q) const {
+    return (lane_ / kL * sources_ + q) * planes_.layout.plane * depthwise::kLineBytes;
+  }
+
+  // ---- the filter
+
+  void load_tap(index_t t, index_t k, index_t q, T* to) const {
+    const index_t row = h_.tap_start + h_.tap_step * t, column = w_.tap_start + w_.tap_step * k;
+    const S* tap = static_cast<const S*>(task_.operands.b) +
+                   (row * spec_.w.kernel + column) * spec_.channels * spec_.multiplier;
+    if (group_ > 1) {
+      spread(tap, to);
+    } else if (sources_ == 1) {
+      for (int v = 0; v < kL; v += kLanes<T>)
+        simd::store(to + v, valid_ > v ? simd::load_n(tap + lane_ + v, valid_ - v) : vec<T>{});
+    } else {
+      for (int l = 0; l < kL; ++l)
+        to[l] = l < valid_ ? simd::load_one(tap + (lane_ + l) * spec_.multiplier + q) : 0;
+    }
+  }
+
+  // Every tile's lanes get the channels' elements.
+  void spread(const S* from, T* to) const {
+    for (int l = 0; l < kL; ++l) to[l] = l < valid_ ? simd::load_one(from + l % result_.channels) : T(0);
+  }
+
+  void make_spectrum(index_t q, T* to) const {
+    const index_t width = task_.tile->fft_w.size;
+    planes_.load_rows(to, [&](index_t e, T* row) {
+      if (e >= taps_h_.count || taps_w_.count == 0) return false;
+      for (index_t k = 0; k < taps_w_.count; ++k)
+        load_tap(taps_h_.first + e, taps_w_.first + k, q, row + k * kL);
+      FftPlanes<T>::clear(row + taps_w_.count * kL, width - taps_w_.count);
+      return true;
+    });
+    for (index_t k = 0; k < planes_.layout.columns; ++k)
+      planes_.transform_column(to + k * planes_.layout.column * kL);
+    if (taps_h_.count < h_.taps || taps_w_.count < w_.taps) spoil_if_infinite(q, to);
+  }
+
+  // Taps that meet padding only are left out of the transform, but times infinity the padding counts.
+  void spoil_if_infinite(index_t q, T* spectrum) const {
+    for (index_t t = 0; t < h_.taps; ++t)
+      for (index_t k = 0; k < w_.taps; ++k) {
+        T* const line = rows_[0];
+        load_tap(t, k, q, line);
+        for (int v = 0; v < kL; v += kLanes<T>)
+          simd::store(spectrum + v, simd::fma(simd::load(line + v), vec<T>{}, simd::load(spectrum + v)));
+      }
+  }
+
+  // ---- the tile
+
+  void compute_tile() {
+    load_bias();
+    for (index_t q = 0; q < sources_; ++q) {
+      if (spectrum_) make_spectrum(q, spectrum_);
+      load_image(q);
+      multiply(q, spectrum_ ? spectrum_ : reinterpret_cast<const T*>(task_.prepared + prepared_offset(q)));
+    }
+    store_rows();
+    repair();
+  }
+
+  void load_image(index_t q) const {
+    const FftSource<S, kLayout> source{source_, task_.batch, lane_, valid_, q};
+    const index_t top = h_.stride * task_.row_begin + taps_h_.first,
+                  left = w_.stride * task_.column_begin + taps_w_.first;
+    if (group_ > 1)
+      load_group(planes_, source, h_, w_, top, left, group_, w_.stride * apart_, plane_);
+    else
+      load_source(planes_, source, h_, w_, top, left, plane_);
+  }
+
+  // -0 is the neutral element of addition: it leaves a sum of -0 alone.
+  void load_bias() const {
+    const S* bias = static_cast<const S*>(task_.operands.bias);
+    if (bias && group_ > 1) return spread(bias, bias_);
+    for (int v = 0; v < kL; v += kLanes<T>)
+      simd::store(bias_ + v, bias && valid_ > v ? simd::load_n(bias + lane_ + v, valid_ - v) : -vec<T>{});
+  }
+
+  // Products of spectra are summed over the sources; the last brings the sum back.
+  void multiply(index_t q, const T* spectrum) const {
+    const FftLayout& layout = planes_.layout;
+    for (index_t k = 0; k < layout.columns; ++k) {
+      T* const column = plane_ + k * layout.column * kL;
+      T* const line = planes_.transformed(column);
+      multiply_column(line, spectrum + k * layout.column * kL);
+      if (sources_ > 1) add_column(q, line, sum_ + k * layout.column * kL);
+      if (q + 1 == sources_) planes_.invert(line, column);
+    }
+  }
+
+  void multiply_column(T* line, const T* spectrum) const {
+    for (index_t i = 0; i < task_.tile->fft_h.size; ++i, line += 2 * kL, spectrum += 2 * kL)
+#pragma GCC unroll 8
+      for (int v = 0; v < kL; v += kLanes<T>) {
+        const Complex<T> x{simd::load(line + v), simd::load(line + v + kL)},
+            w{simd::load(spectrum + v), simd::load(spectrum + v + kL)}, y = times_conjugate(x, w);
+        simd::store(line + v, y.re);
+        simd::store(line + v + kL, y.im);
+      }
+  }
+
+  void add_column(index_t q, T* line, T* sum) const {
+    for (index_t i = 0; i < 2 * task_.tile->fft_h.size * kL; i += kLanes<T>) {
+      const vec<T> total = q == 0 ? simd::load(line + i) : simd::load(sum + i) + simd::load(line + i);
+      simd::store(q + 1 == sources_ ? line + i : sum + i, total);
+    }
+  }
+
+  // ---- the results
+
+  void store_rows() {
+    FftPlanes<T>::clear(probe_, 1);
+    for (index_t u = task_.row_begin; u < task_.row_end; u += 2) {
+      const bool both = u + 1 < task_.row_end;
+      const index_t e = h_.stride * (u - task_.row_begin);
+      planes_.result_rows(plane_, e, both ? e + h_.stride : e, rows_[0], rows_[1]);
+      store_row(u, rows_[0]);
+      if (both) store_row(u + 1, rows_[1]);
+    }
+  }
+
+  // 0 times a sum that is not finite is NaN, which stays in the probe.
+  void scale_row(T* row, index_t columns) {
+    const index_t step = w_.stride * kL;
+    const vec<T> scale = simd::broadcast(planes_.scale());
+    for (int v = 0; v < kL; v += kLanes<T>) {
+      vec<T> probe = simd::load(probe_ + v);
+      for (index_t j = 0; j < columns; ++j) {
+        const vec<T> sum = simd::load(row + j * step + v) * scale;
+        probe = simd::fma(sum, vec<T>{}, probe);
+        simd::store(row + j * kL + v, sum);
+      }
+      simd::store(probe_ + v, probe);
+    }
+  }
+
+  void store_row(index_t u, T* row) {
+    const index_t all = task_.column_end - task_.column_begin, columns = all < apart_ ? all : apart_;
+    scale_row(row, columns);
+    S* const to = static_cast<S*>(task_.operands.out) + task_.batch * result_.batch_step +
+                  (h_.out_start + h_.out_step * u) * result_.row_step +
+                  (w_.out_start + w_.out_step * task_.column_begin) * result_.column_step +
+                  lane_ * result_.channel_step;
+    const index_t out_step = w_.out_step * result_.column_step;
+    const Epilogue<T> finish{bias_, spec_.activation};
+    if (group_ > 1)
+      store_group(row, all, columns, to, finish);
+    else if constexpr (kLayout == Layout::nhwc)
+      store_channels<S>(row, columns, to, out_step, valid_, finish);
+    else
+      store_planes<S>(row, columns, to, out_step, result_.channel_step, valid_, finish);
+  }
+
+  void store_group(T* row, index_t all, index_t columns, S* to, const Epilogue<T>& finish) const {
+    for (index_t j = 0; j < columns; ++j)
+      for (int v = 0; v < kL; v += kLanes<T>)
+        simd::store(row + j * kL + v, finish(simd::load(row + j * kL + v), v));
+    for (int g = 0; g < group_ && g * apart_ < all; ++g) {
+      const index_t begin = g * apart_, rest = all - begin;
+      store_part<S>(row + g * result_.channels, rest < apart_ ? rest : apart_, result_, w_.out_step,
+                    to + begin * w_.out_step * result_.column_step);
+    }
+  }
+
+  void repair() const {
+    for (int l = 0; l < valid_; ++l) {
+      if (probe_[l] == 0) continue;
+      Task task = task_;
+      const index_t tile = group_ > 1 ? l / result_.channels : 0;
+      task.unit_begin = lane_ + l - tile * result_.channels;
+      task.unit_end = task.unit_begin + 1;
+      task.column_begin += tile * apart_;
+      if (task.column_end > task.column_begin + apart_) task.column_end = task.column_begin + apart_;
+      Generic<S>(task).run();
+    }
+  }
+
+  const Task& task_;
+  const Spec& spec_;
+  const AxisClass& h_;
+  const AxisClass& w_;
+  const LineSource<S, kLayout> source_;
+  const Image result_;
+  const int group_;        // tiles in the lanes
+  const index_t apart_;    // their columns
+  const index_t sources_;  // planes that a result sums over
+  const Taps taps_h_, taps_w_;
+  T* at_;
+  const FftPlanes<T> planes_;
+  T *const plane_, *const spectrum_, *const sum_, *const rows_[2], *const bias_;
+  alignas(64) T probe_[kL];
+  index_t lane_ = 0;
+  int valid_ = 0;
+};
+
+}  // namespace
