@@ -99,7 +99,8 @@ class PyPlan {
   std::unique_ptr<Prepared> prepare(nb::handle filter, int num_threads) const {
     const index_t bytes = plan_.prepared_bytes();
     if (bytes == 0) return nullptr;
-    const Input second(filter.ptr(), "filter", plan_.spec.dtype, shapes_.second.data(), 4);
+    const Input second(filter.ptr(), "filter", element(Storage::same, plan_.spec.dtype),
+                       shapes_.second.data(), 4);
     auto memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kLineBytes);
     std::byte* const data =
         memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
