@@ -4,8 +4,8 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/direct_layout.hpp"
 #include "fft_rules.hpp"
+#include "kernels/direct_layout.hpp"
 #include "kernels/grad_layout.hpp"
 #include "kernels/line_layout.hpp"
 #include "kernels/separable_layout.hpp"
@@ -417,7 +417,7 @@ Rule separable(const Spec& spec) {
   r.units = nhwc ? ceil_div(spec.channels, r.tile.channels) * spec.multiplier : spec.out_channels();
   const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
   const index_t steps = r.tile.columns * r.tile.channels * (p.h.taps + p.w.taps);
-  r.tile.rows = ceil_div(choose_rows(p, blocks, steps), kSeparableRows) * kSeparableRows;
+  r.tile.rows = ceil_div(choose_packed_rows(p, blocks, steps), kSeparableRows) * kSeparableRows;
   const bool sums_outputs = spec.op == Op::grad_input && spec.multiplier > 1;
   const bool plain = spec.border == Border::constant && spec.input == Storage::same;
   r.applies = r.scratch_bytes <= kMaxScratchBytes && !sums_outputs && (spec.op == Op::forward || plain);
