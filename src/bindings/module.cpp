@@ -12,6 +12,7 @@
 
 #include "arrays.hpp"
 #include "execute.hpp"
+#include "factors.hpp"
 #include "gil.hpp"
 #include "parallel.hpp"
 #include "patches.hpp"
@@ -95,6 +96,16 @@ class PyPlan {
 
   index_t prepared_bytes() const { return plan_.prepared_bytes(); }
 
+  bool depends_on_filter() const { return plan_.if_separable != nullptr; }
+
+  // The algorithm of a run with this filter.
+  std::string algorithm(nb::handle filter) const {
+    const Input second(filter.ptr(), "filter", element(Storage::same, plan_.spec.dtype),
+                       shapes_.second.data(), 4);
+    const bool separable = depends_on_filter() && factorise(plan_.spec, second.data()).found();
+    return algorithm_name(separable ? Algorithm::separable : kernel_info(plan_.kernel).algorithm);
+  }
+
   // What runs with this filter share, or None when there is nothing.
   std::unique_ptr<Prepared> prepare(nb::handle filter, int num_threads) const {
     const index_t bytes = plan_.prepared_bytes();
@@ -126,7 +137,9 @@ class PyPlan {
                  s.filter_elements() * dtype_bytes(s.dtype);
     d["copies"] = copies();
     d["tasks"] = plan_.tasks() + (plan_.patches ? plan_.patches->tasks() : 0);
-    d["reason"] = plan_.rule.reason;
+    d["reason"] =
+        std::string(plan_.rule.reason) +
+        (depends_on_filter() ? "; separable instead if every plane of the filter is of rank 1" : "");
     return d;
   }
 
@@ -227,6 +240,8 @@ NB_MODULE(_native, m) {
       .def("prepare", &PyPlan::prepare, "filter"_a, "num_threads"_a = 0, nb::keep_alive<0, 1>(),
            "What runs with this filter share, or None.")
       .def_prop_ro("prepared_bytes", &PyPlan::prepared_bytes, "Bytes that prepare() keeps.")
+      .def_prop_ro("depends_on_filter", &PyPlan::depends_on_filter, "Whether the algorithm does.")
+      .def("algorithm", &PyPlan::algorithm, "filter"_a, "The algorithm of a run with this filter.")
       .def("describe", &PyPlan::describe, "num_threads"_a = 0);
   m.def("kernels", &kernels, "The registry's rows, in order of priority.");
   m.def("isas", [] { return isa_names(true); }, "ISAs that run on this machine, best first.");

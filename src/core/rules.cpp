@@ -397,10 +397,12 @@ void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
 
 // Whether two passes of kh + kw taps beat one of kh * kw; looking for the factors costs about a tap an
 // output.
+// By the work of one image: the algorithm, and so the bits, must not depend on the batch.
 bool separable_pays(const Spec& spec) {
   constexpr index_t kLeastTaps = 9, kLeastSteps = 1 << 17;
   const index_t kh = spec.h.kernel, kw = spec.w.kernel;
-  return kh > 1 && kw > 1 && kh * kw >= kLeastTaps && spec.multiply_adds() >= kLeastSteps;
+  const index_t steps = spec.multiply_adds() / std::max<index_t>(spec.batch, 1);
+  return kh > 1 && kw > 1 && kh * kw >= kLeastTaps && steps >= kLeastSteps;
 }
 
 Rule separable(const Spec& spec) {

@@ -51,6 +51,17 @@ class Operation:
         self.prepared_bytes = self.native.prepared_bytes
         self._compute = self.native.run if self._four_d == spec else self._run_on_views
 
+    @property
+    def depends_on_filter(self) -> bool:
+        """Whether the algorithm depends on the values of the filter."""
+        return self.native.depends_on_filter
+
+    def algorithm(self, filter: Array | None = None) -> str:
+        """The algorithm that a run takes; with this filter, where it depends on the filter."""
+        if filter is None or not self.depends_on_filter:
+            return str(self.native.describe(1)["algorithm"])
+        return self.native.algorithm(self._filter_view(filter))
+
     def run(
         self, a: Array, b: Array, bias: Array | None = None, out: Array | None = None, num_threads: Any = None
     ) -> Any:

@@ -24,6 +24,13 @@ class Plan:
     def prepared_bytes(self) -> int:
         """Bytes that prepare() keeps."""
 
+    @property
+    def depends_on_filter(self) -> bool:
+        """Whether the algorithm does."""
+
+    def algorithm(self, filter: object) -> str:
+        """The algorithm of a run with this filter."""
+
     def describe(self, num_threads: int = 0) -> dict[str, Any]: ...
 
 def kernels() -> list[dict[str, Any]]:

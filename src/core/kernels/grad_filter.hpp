@@ -62,7 +62,7 @@ class GenericGradFilter {
     for (index_t n = 0; n < spec_.batch; ++n)
       for (index_t i = 0; i < spec_.h.out; ++i) {
         const T y = row_sum(n, i, t, k, o) - lost, next = total + y, error = (next - total) - y;
-        lost = error == error ? error : 0;
+        lost = error - error == 0 ? error : 0;  // of an infinite total nothing is lost
         total = next;
       }
     return total;

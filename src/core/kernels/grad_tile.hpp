@@ -191,7 +191,7 @@ void add_compensated(const T* sums, index_t count, T* totals, T* lost) {
     const vec<T> total = simd::load(totals + i), y = simd::load(sums + i) - simd::load(lost + i),
                  sum = total + y;
     const vec<T> error = (sum - total) - y;
-    simd::store(lost + i, error == error ? error : vec<T>{});  // inf - inf would spoil an infinite total
+    simd::store(lost + i, error - error == 0 ? error : vec<T>{});  // of an infinite total nothing is lost
     simd::store(totals + i, sum);
   }
 }

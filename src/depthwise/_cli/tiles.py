@@ -17,7 +17,7 @@ from depthwise._cli.arguments import Layout
 from depthwise._cli.image import compute_dtype, converted
 from depthwise._cli.sources import Source, open_source, zarr_module
 from depthwise._dask import geometry
-from depthwise._dask.blocks import block_of, chosen_algorithm
+from depthwise._dask.blocks import block_of
 from depthwise._dask.geometry import Span, Window, run_of, times
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def make_task(source: Path, target: Path, job: Job, layout: Layout | None) -> Ta
     )
     dtype = wanted or (stored if stored.kind in "iu" else computed)
     spec = _with_integers(spec, stored, dtype, bool(np.isfinite(kernel).all()))
-    algorithm = chosen_algorithm(_engine.Operation("forward", spec, has_bias=False))
+    algorithm = _engine.Operation("forward", spec, has_bias=False).algorithm(kernel)
     return Task(source, layout, target, replace(spec, algorithm=algorithm), kernel, outline.flat, dtype)
 
 

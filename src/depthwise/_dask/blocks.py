@@ -72,18 +72,29 @@ class Block:
     spec: _spec.Spec
     threads: int
 
-    def __call__(self, a: Array, b: Array, bias: Array | None = None) -> Array:
-        """The block of the result."""
+    def __call__(
+        self, a: Array, b: Array, bias: Array | None = None, algorithm: str | None = None
+    ) -> Array:
+        """The block of the result, by this algorithm where the filter decides it."""
         a, b = as_plain_array("the first array's chunk", a), as_plain_array("the second array's chunk", b)
         bias = None if bias is None else as_plain_array("bias", bias)
-        run = _operation(self.op, self.spec, bias is not None).run
+        spec = self.spec if algorithm is None else replace(self.spec, algorithm=algorithm)
+        run = _operation(self.op, spec, bias is not None).run
         result: Array = run(a, b, bias, None, self.threads)
         return result
 
 
-def chosen_algorithm(operation: _engine.Operation) -> str:
+@dataclass(frozen=True)
+class Choose:
     """The algorithm of the whole problem, for every block of it: blocks must not change what is computed."""
-    return str(operation.native.describe(1)["algorithm"])
+
+    op: _spec.Op
+    spec: _spec.Spec
+    has_bias: bool
+
+    def __call__(self, filter: Array) -> str:
+        """The name of the algorithm for this filter."""
+        return _operation(self.op, self.spec, self.has_bias).algorithm(filter)
 
 
 def block_of(

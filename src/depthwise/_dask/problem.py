@@ -14,7 +14,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from .. import _engine
 from . import geometry
-from .blocks import Assemble, Block, Take, block_of, chosen_algorithm
+from .blocks import Assemble, Block, Choose, Take, block_of
 from .geometry import Piece, Run, Span, Window, run_of, times
 
 Graph = dict[Any, Any]
@@ -60,7 +60,8 @@ class Source:
 class Problem:
     """A resolved operation on dask arrays, which are known by the roles that they play in it.
 
-    The algorithm is chosen here, once, for the whole problem: the chunks do not change what is computed.
+    The algorithm is chosen once, for the whole problem: the chunks do not change what is computed. Where it
+    depends on the values of the filter, a task of the graph chooses.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Problem:
     ) -> None:
         self.op = operation.op
         self.dtype = operation.dtype
-        self.spec = replace(operation.spec, algorithm=chosen_algorithm(operation))
+        self.spec = replace(operation.spec, algorithm=operation.algorithm())
         self.graph: Graph = {}
         self._threads = threads
         self._arrays = list(arrays.values())
@@ -79,6 +80,11 @@ class Problem:
             role: Source(array, f"depthwise-part-{role}-{token}", self.graph)
             for role, array in arrays.items()
         }
+        self._algorithm: str | None = None  # the key of the task that chooses
+        if operation.depends_on_filter:
+            self._algorithm = f"depthwise-algorithm-{token}"
+            choose = Choose(self.op, operation.spec, "bias" in arrays)
+            self.graph[self._algorithm] = (choose, self._whole("filter"))
 
     @property
     def image_axes(self) -> dict[str, int]:
@@ -101,7 +107,7 @@ class Problem:
         return self.sources[role].gather([pieces[letter] for letter in self.image_axes])
 
     def weights(self, channels: Span) -> list[Any]:
-        """Tasks for the filter and, if there is one, the bias of these channels."""
+        """Tasks for the filter, the bias of these channels if there is one, and the algorithm if need be."""
         source, spec = self.sources["filter"], self.spec
         runs = [run_of((0, size)) for size in spec.filter_shape]
         if not spec.shared_filter:
@@ -110,6 +116,8 @@ class Problem:
         if "bias" in self.sources:
             source = self.sources["bias"]
             weights.append(source.gather([source.pieces(0, [run_of(times(channels, spec.multiplier))])]))
+        if self._algorithm is not None:
+            weights += [None, self._algorithm][len(weights) - 1 :]
         return weights
 
     def block(self, batch: Span, height: Window, width: Window, channels: Span) -> Block:
@@ -122,8 +130,11 @@ class Problem:
 
     def one_block(self) -> tuple[Any, ...]:
         """The task of an operation whose operands are not chunked."""
-        operands = [source.gather(source.everything()) for source in self.sources.values()]
-        return (Block(self.op, self.spec, self._threads), *operands)
+        return (Block(self.op, self.spec, self._threads), *map(self._whole, self.sources))
+
+    def _whole(self, role: str) -> Any:
+        source = self.sources[role]
+        return source.gather(source.everything())
 
     def key(self, **position: int) -> tuple[Any, ...]:
         """The key of an image's chunk at this position along N, H, W and C."""
