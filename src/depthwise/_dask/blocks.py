@@ -72,9 +72,7 @@ class Block:
     spec: _spec.Spec
     threads: int
 
-    def __call__(
-        self, a: Array, b: Array, bias: Array | None = None, algorithm: str | None = None
-    ) -> Array:
+    def __call__(self, a: Array, b: Array, bias: Array | None = None, algorithm: str | None = None) -> Array:
         """The block of the result, by this algorithm where the filter decides it."""
         a, b = as_plain_array("the first array's chunk", a), as_plain_array("the second array's chunk", b)
         bias = None if bias is None else as_plain_array("bias", bias)
