@@ -265,8 +265,10 @@ Rule fft_rule(const Spec& s, Layout layout) {
     r.prepared_bytes = sources(s) * l.plane * kLineBytes;
   r.prepare = best.shared;
   r.applies = true;
-  r.preferred =
-      s.dtype != DType::f64 && kMargin * best.cycles * static_cast<double>(r.units) < direct_cycles(s, h, w);
+  // What takes microseconds anyway is not worth a weaker bound.
+  constexpr double kLeastCycles = 50'000;
+  const double direct = direct_cycles(s, h, w), cycles = best.cycles * static_cast<double>(r.units);
+  r.preferred = s.dtype != DType::f64 && direct > kLeastCycles && kMargin * cycles < direct;
   return r;
 }
 
