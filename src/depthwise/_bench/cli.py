@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,8 @@ from rich.markdown import Markdown
 
 from . import environments, machine
 from .console import bad_arguments, comma_list, console, one_of, positive_list, progress_bar, wrong_results
+from .image_peers import LIBRARIES, Library, installed
+from .image_report import markdown as image_markdown
 from .layers import Layer, load_layers, quick_layers, select_layers
 from .peers import OURS, PEERS
 from .problem import DTYPES, LAYOUTS, OPS, Problem
@@ -51,6 +54,7 @@ def bench(
     peers: Annotated[str, typer.Option(help="Peers to run: all, none, or names.")] = "all",
     peer_python: Python = None,
     models: Annotated[bool, typer.Option("--models", help="Time whole networks in PyTorch instead.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Time filters of images instead.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write the measurements here.")] = None,
     report: MarkdownFile = None,
     plot: PlotFile = None,
@@ -60,6 +64,9 @@ def bench(
     Every result is checked before it is timed. Lists are separated by commas.
     """
     if context.invoked_subcommand is not None:
+        return
+    if images:
+        _images(context, threads, peers, quick, json, report)
         return
     if models:
         with bad_arguments():
@@ -82,10 +89,7 @@ def bench(
     run = _measure(chosen, settings, located, {key: value for key, value in options.items() if value})
     with bad_arguments():
         _deliver(run, json, report, plot)
-    broken = sorted({row.layer for row in run.rows for entry in row.entries if entry.is_broken_ours})
-    if broken:
-        typer.echo(f"Error: depthwise itself gave no right result on {', '.join(broken)}", err=True)
-        raise typer.Exit(1)
+    _fail_if_ours_is_broken(run)
 
 
 @app.command()
@@ -117,6 +121,8 @@ def render(
         except (OSError, KeyError, TypeError) as error:
             raise ValueError(f"measurements: expected a file that --json wrote: {error!r}") from None
         _writable(report, plot)
+        if plot is not None and _of_images(run):
+            raise ValueError("plot: a run of --images has none")
     _deliver(run, None, report, plot)
 
 
@@ -253,6 +259,66 @@ def _models(threads: int) -> None:
     _print(f"PyTorch {networks.VERSION}, 224x224, {threads} threads\n\n{networks.models_table(measured)}")
 
 
+def _images(
+    context: typer.Context, threads: str, peers: str, quick: bool, json: Path | None, report: Path | None
+) -> None:
+    """Time filters of images beside the image libraries of this interpreter."""
+    from . import images as filtering
+
+    taken = {"images", "threads", "peers", "quick", "json", "report"}
+    with bad_arguments():
+        _nothing_else(context, "--images", taken)
+        counts = positive_list("threads", threads)
+        libraries = _image_libraries(peers)
+        _writable(json, report)
+    pictures = filtering.quick_pictures() if quick else filtering.PICTURES
+    effort = filtering.QUICK if quick else filtering.THOROUGH
+    roofline = Roofline()
+    versions = {one.title: one.version for one in libraries}
+    shown = {name: str(context.params[name]) for name in sorted(taken) if context.params[name]}
+    run = Run(machine.describe(roofline, counts), versions, shown)
+    cases = [(picture, count) for picture in pictures for count in counts]
+    with progress_bar("images", len(cases)) as bar:
+        for picture, count in cases:
+            bar.say(f"{picture.name}: {picture.dtype}, {count} thread{'s' * (count > 1)}")
+            run.rows.append(filtering.measure(picture, count, libraries, roofline, effort))
+            bar.advance()
+    run.machine["copy bandwidth"] = machine.bandwidths(roofline)
+    _deliver(run, json, report, None)
+    _fail_if_ours_is_broken(run)
+
+
+def _image_libraries(peers: str) -> list[Library]:
+    """The image libraries that were asked for; "all" takes those that this interpreter has."""
+    found = installed()
+    if peers in ("all", "none"):
+        missing = [name for name in LIBRARIES if name not in found]
+        if missing and peers == "all":
+            typer.echo(f"Left out: {', '.join(LIBRARIES[name].title for name in missing)}", err=True)
+        asked = found if peers == "all" else []
+    else:
+        asked = list(comma_list("peers", peers, tuple(LIBRARIES)))
+        missing = [name for name in asked if name not in found]
+        if missing:
+            raise ValueError(f"peers: this interpreter does not have {', '.join(missing)}")
+    return [LIBRARIES[name]() for name in asked]
+
+
+def _nothing_else(context: typer.Context, mode: str, taken: Collection[str]) -> None:
+    """Refuse options that were given and that `mode` does not take.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in taken and source is not None and source.name != "DEFAULT":
+            raise ValueError(f"{mode}: does not go with {parameter.opts[0]}")
+
+
 def _choose(nets: str, layers: str, quick: bool) -> list[Layer]:
     everything = load_layers()
     base = quick_layers(everything) if quick else everything
@@ -299,14 +365,26 @@ def _measure(
     return run
 
 
+def _fail_if_ours_is_broken(run: Run) -> None:
+    broken = sorted({row.layer for row in run.rows for entry in row.entries if entry.is_broken_ours})
+    if broken:
+        typer.echo(f"Error: depthwise itself gave no right result on {', '.join(broken)}", err=True)
+        raise typer.Exit(1)
+
+
+def _of_images(run: Run) -> bool:
+    return "images" in run.options
+
+
 def _deliver(run: Run, json: Path | None, report: Path | None, plot: Path | None) -> None:
     """Write what was asked for; without a report file, print the report."""
     if json is not None:
         run.save(json)
+    text = image_markdown(run) if _of_images(run) else markdown(run)
     if report is not None:
-        report.write_text(markdown(run))
+        report.write_text(text)
     else:
-        _print(markdown(run))
+        _print(text)
     if plot is not None:
         from .plot import plot as draw
 

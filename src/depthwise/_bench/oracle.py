@@ -65,18 +65,31 @@ class Oracle:
         expected = self.expected
         if self.problem.op != "grad_filter":
             expected = to_layout(expected, self.problem.layout, layout)
-        if result.shape != expected.shape:
-            return f"shape {result.shape} instead of {expected.shape}"
-        difference = float(np.abs(result.astype(np.float64) - expected).max(initial=0.0))
-        if difference <= TOLERANCE[self.problem.dtype] * self.scale:
-            return None
-        return f"differs by {difference:.3g} where values reach {self.scale:.3g}"
+        return mismatch(result, expected, TOLERANCE[self.problem.dtype] * self.scale, self.scale)
+
+
+def mismatch(result: np.ndarray, expected: np.ndarray, allowed: float, scale: float) -> str | None:
+    """What is wrong with `result`, whose values reach `scale`: another shape, or an error above `allowed`."""
+    if result.shape != expected.shape:
+        return f"shape {result.shape} instead of {expected.shape}"
+    difference = float(np.abs(result.astype(np.float64) - expected).max(initial=0.0))
+    if difference <= allowed:
+        return None
+    return f"differs by {difference:.3g} where values reach {scale:.3g}"
 
 
 def spot_error(
-    problem: Problem, x: np.ndarray, filter: np.ndarray, y: np.ndarray, points: int = 16
+    problem: Problem,
+    x: np.ndarray,
+    filter: np.ndarray,
+    y: np.ndarray,
+    points: int = 16,
+    rounding: float = 0.0,
 ) -> str | None:
-    """What is wrong with the forward result `y` at some random outputs and at two corners, or None."""
+    """What is wrong with the forward result `y` at some random outputs and at two corners, or None.
+
+    The values of `y` may be off by `rounding` besides.
+    """
     if y.shape != problem.y_shape:
         return f"shape {y.shape} instead of {problem.y_shape}"
     x, y = (to_layout(array, problem.layout, "NHWC") for array in (x, y))
@@ -85,7 +98,7 @@ def spot_error(
     places += [(0, 0, 0, 0), tuple(size - 1 for size in y.shape)]
     for place in places:
         expected, scale = _output_at(problem, x, filter, *place)
-        if not abs(float(y[place]) - expected) <= TOLERANCE[problem.dtype] * scale:
+        if not abs(float(y[place]) - expected) <= TOLERANCE[problem.dtype] * scale + rounding:
             return f"{float(y[place]):.6g} instead of {expected:.6g} at {place} of NHWC"
     return None
 

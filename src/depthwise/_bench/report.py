@@ -38,11 +38,11 @@ class Summary:
         """The summary of those of `rows` that are of `group`."""
         rows = group.rows(rows)
         layout = group.layout
-        against_all = _known(row.speedup(layout, None) for row in rows)
-        fractions = _known(row.roofline(layout) for row in rows if row.floor >= ROOFLINE_FROM)
+        against_all = measured(row.speedup(layout, None) for row in rows)
+        fractions = measured(row.roofline(layout) for row in rows if row.floor >= ROOFLINE_FROM)
         return cls(
-            layers=len(_known(row.median(HEADLINE, layout) for row in rows)),
-            same_layout=geometric_mean(_known(row.speedup(layout, layout) for row in rows)),
+            layers=len(measured(row.median(HEADLINE, layout) for row in rows)),
+            same_layout=geometric_mean(measured(row.speedup(layout, layout) for row in rows)),
             any_layout=geometric_mean(against_all),
             slower=sum(ratio < 1 for ratio in against_all),
             roofline=geometric_mean(fractions),
@@ -52,10 +52,10 @@ class Summary:
 
 def markdown(run: Run) -> str:
     """The whole report."""
-    parts = (_machine, _summaries, _by_net, _threads, _types, _closest, _furthest)
+    parts = (machine_section, _summaries, _by_net, _threads, _types, _closest, _furthest)
     sections = [part(run) for part in parts]
     sections += [_layers(run, group) for group in Group.all(run.rows)]
-    sections.append(_broken(run))
+    sections.append(broken_section(run))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -87,9 +87,10 @@ def with_spread(timing: Timing | None) -> str:
     return "-" if timing is None else f"{microseconds(timing.median)} ±{100 * timing.spread:.0f}%"
 
 
-def _machine(run: Run) -> str:
+def machine_section(run: Run) -> str:
+    """Where and what the run was."""
     lines = [f"- {name}: {value}" for name, value in run.machine.items()]
-    versions = {_title(name): value for name, value in run.versions.items()}
+    versions = {contender_title(name): value for name, value in run.versions.items()}
     for name, values in (("versions", versions), ("options", run.options)):
         lines.append(f"- {name}: " + ", ".join(f"{key} {value}" for key, value in values.items()))
     return "\n".join(lines)
@@ -207,8 +208,8 @@ def _layers(run: Run, group: Group) -> str:
     """Every layer of one group with all its contenders, in microseconds."""
     rows, layout = group.rows(run.rows), group.layout
     peers = [peer for peer in PEERS if any(row.median(peer, layout) is not None for row in rows)]
-    header = ["layer", "floor", "dense floor", "roofline", "x same", "x any", *map(_title, peers)]
-    cells = [[*_ratios(row, layout), *_times(row, layout, peers)] for row in rows]
+    header = ["layer", "floor", "dense floor", "roofline", "x same", "x any", *map(contender_title, peers)]
+    cells = [[*_ratios(row, layout), *time_cells(row, layout, peers)] for row in rows]
     note = "Microseconds, median ±half the distance of the quartiles; the best peer in bold."
     return f"## {group}\n\n{note}\n\n{table(header, cells)}"
 
@@ -218,7 +219,8 @@ def _ratios(row: Row, layout: str) -> list[str]:
     return [row.layer, *floors, factor(row.speedup(layout, layout)), factor(row.speedup(layout, None))]
 
 
-def _times(row: Row, layout: str, peers: Sequence[str]) -> Iterator[str]:
+def time_cells(row: Row, layout: str, peers: Sequence[str]) -> Iterator[str]:
+    """The times of the named contenders, the best peer's in bold."""
     entries = {entry.peer: entry for entry in row.entries if entry.layout == layout}
     best = min((timing.median for _, timing in row.peers(layout)), default=None)
     for peer in peers:
@@ -230,8 +232,8 @@ def _times(row: Row, layout: str, peers: Sequence[str]) -> Iterator[str]:
         yield f"**{text}**" if is_best and peer not in OURS else text
 
 
-def _broken(run: Run) -> str:
-    """Contenders that gave a wrong result or failed."""
+def broken_section(run: Run) -> str:
+    """Contenders that gave a wrong result or failed; empty if there are none."""
     broken = [
         (row.layer, str(row.threads), _contender(entry), entry.status, entry.reason)
         for row in run.rows
@@ -244,13 +246,15 @@ def _broken(run: Run) -> str:
     return "## Wrong or failed\n\n" + table(header, broken, left=5)
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
+def measured(values: Iterable[float | None]) -> list[float]:
+    """Those that were measured."""
     return [value for value in values if value is not None]
 
 
-def _title(peer: str) -> str:
-    return PEERS[peer].title
+def contender_title(peer: str) -> str:
+    """How a contender is named; a function of an image library is a name by itself."""
+    return PEERS[peer].title if peer in PEERS else peer
 
 
 def _contender(entry: Entry) -> str:
-    return f"{_title(entry.peer)} {entry.layout}"
+    return f"{contender_title(entry.peer)} {entry.layout}"

@@ -43,7 +43,7 @@ class Group:
             Group(row.dtype, row.batch, entry.layout, row.threads): None
             for row in rows
             for entry in row.entries
-            if entry.peer == HEADLINE and entry.timing is not None
+            if entry.peer in OURS and entry.timing is not None
         }
         return sorted(found, key=Group._order)
 

@@ -90,7 +90,7 @@ class Runner:
             if timer is not None:
                 timers[peer, layout] = timer
         for key, outcome in interleave(timers, effort).items():
-            entries[key] = _with_outcome(entries[key], outcome)
+            entries[key] = with_outcome(entries[key], outcome)
         self._tidy(threads)
         problem = next(iter(problems.values()))
         return _row(layer, problem, threads, self._roofline.floor(problem, threads), entries.values())
@@ -147,7 +147,8 @@ def running(located: dict[str, Located], roofline: Roofline) -> Iterator[Runner]
         yield runner
 
 
-def _with_outcome(entry: Entry, outcome: list[float] | ContenderError) -> Entry:
+def with_outcome(entry: Entry, outcome: list[float] | ContenderError) -> Entry:
+    """The entry with its timing, or with the reason why there is none."""
     if isinstance(outcome, ContenderError):
         return replace(entry, status="failed", reason=str(outcome))
     return replace(entry, status="timed", timing=Timing.of(outcome))
