@@ -27,6 +27,7 @@ def bench(context: typer.Context) -> int:
     ```
     depthwise bench --quick
     depthwise bench --nets mobilenet_v2_224 --threads 1,2 --json run.json --plot run.png
+    depthwise bench --images --threads 1,2
     depthwise bench sweep
     depthwise bench --help
     ```
