@@ -5,9 +5,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <initializer_list>
 
 #include "check.hpp"
@@ -39,7 +39,7 @@ class Guarded {
 
   unsigned char* place(const Bytes& data, Side side) const {
     unsigned char* const to = place(static_cast<index_t>(data.size()), side);
-    std::memcpy(to, data.data(), data.size());
+    std::copy(data.begin(), data.end(), to);
     return to;
   }
 
@@ -53,10 +53,10 @@ constexpr index_t kCapacity = 1 << 20;
 void run_guarded(const Plan& plan, const Problem& p, const Bytes& expected, Side side) {
   static const Guarded a(kCapacity), b(kCapacity), bias(kCapacity), out(kCapacity);
   unsigned char* const result = out.place(static_cast<index_t>(expected.size()), side);
-  std::memset(result, 0xff, expected.size());
+  std::fill_n(result, expected.size(), 0xff);
   const void* const shift = p.spec.has_bias ? bias.place(p.bias, side) : nullptr;
   CHECK(execute(plan, {a.place(p.a, side), b.place(p.b, side), shift, result}, 1));
-  CHECK(std::memcmp(result, expected.data(), expected.size()) == 0);
+  CHECK(std::equal(expected.begin(), expected.end(), result));
 }
 
 int check_problem(const Spec& spec) {
