@@ -120,13 +120,13 @@ class Widened:
 
     block: Block
 
-    def __call__(self, a: Array, b: Array) -> Array:
-        """The block, in the type that accumulates."""
+    def __call__(self, a: Array, b: Array, bias: None = None, algorithm: str | None = None) -> Array:
+        """The block, in the type that accumulates; such a block has no bias."""
         spec = self.block.spec
         if spec.dtype not in HALVES:
-            return self.block(a, b)
+            return self.block(a, b, bias, algorithm)
         wide = replace(self.block, spec=replace(spec, dtype="float32"))
-        return wide(a.astype(np.float32), b.astype(np.float32))
+        return wide(a.astype(np.float32), b.astype(np.float32), bias, algorithm)
 
 
 @dataclass(frozen=True)
