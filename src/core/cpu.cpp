@@ -11,7 +11,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#define DEPTHWISE_ISA_ROW(name, features) extern const depthwise::KernelTable depthwise_kernels_##name;
+#define DEPTHWISE_ISA_ROW(name, features) extern const depthwise::KernelTable depthwise_##name##_kernels;
 #include "isas.def"
 #undef DEPTHWISE_ISA_ROW
 
@@ -20,7 +20,7 @@ namespace {
 
 std::vector<Isa> detect_isas() {
 #define DEPTHWISE_FEATURE(feature) &&__builtin_cpu_supports(#feature)
-#define DEPTHWISE_ISA_ROW(name, features) {#name, &depthwise_kernels_##name, true features},
+#define DEPTHWISE_ISA_ROW(name, features) {#name, &depthwise_##name##_kernels, true features},
   return {
 #include "isas.def"
   };

@@ -1,45 +1,24 @@
-// Compiled once for each ISA, with that ISA's flags and DEPTHWISE_ISA set to its name. Exports one table.
+// The one table of an ISA: the functions of the registry's rows, which the other sources of this folder
+// define, each compiled with that ISA's flags and DEPTHWISE_ISA set to its name.
 #include "../kernel_table.hpp"
-#include "direct.hpp"
-#include "fft.hpp"
-#include "fft_grad_filter.hpp"
-#include "flat.hpp"
-#include "generic.hpp"
-#include "grad_filter.hpp"
-#include "lines.hpp"
+#include "instance.hpp"
 #include "peak.hpp"
 #include "pieces.hpp"
-#include "separable.hpp"
 
-namespace {
-
-template <class Kernel>
-void run_kernel(const Task& task) {
-  Kernel(task).run();
-}
-
-#define DEPTHWISE_STRIP(...) __VA_ARGS__
-#define DEPTHWISE_KERNEL(op, algorithm, name, type) \
-  struct op##_##name {                              \
-    template <class S>                              \
-    static void run(const Task& task) {             \
-      run_kernel<DEPTHWISE_STRIP type>(task);       \
-    }                                               \
-  };
+#define DEPTHWISE_KERNEL(op, algorithm, name, instance)                \
+  void DEPTHWISE_SYMBOL(instance##_f16)(const depthwise::Task& task);  \
+  void DEPTHWISE_SYMBOL(instance##_bf16)(const depthwise::Task& task); \
+  void DEPTHWISE_SYMBOL(instance##_f32)(const depthwise::Task& task);  \
+  void DEPTHWISE_SYMBOL(instance##_f64)(const depthwise::Task& task);
 #include "kernels.def"
 #undef DEPTHWISE_KERNEL
 
-}  // namespace
-
-#define DEPTHWISE_CAT_(a, b) a##b
-#define DEPTHWISE_CAT(a, b) DEPTHWISE_CAT_(a, b)
-
-extern const depthwise::KernelTable DEPTHWISE_CAT(depthwise_kernels_, DEPTHWISE_ISA);
-const depthwise::KernelTable DEPTHWISE_CAT(depthwise_kernels_, DEPTHWISE_ISA) = {
+extern const depthwise::KernelTable DEPTHWISE_SYMBOL(kernels);
+const depthwise::KernelTable DEPTHWISE_SYMBOL(kernels) = {
     {
-#define DEPTHWISE_KERNEL(op, algorithm, name, type)                                    \
-  {op##_##name::run<simd::f16>, op##_##name::run<simd::bf16>, op##_##name::run<float>, \
-   op##_##name::run<double>},
+#define DEPTHWISE_KERNEL(op, algorithm, name, instance)                                                   \
+  {DEPTHWISE_SYMBOL(instance##_f16), DEPTHWISE_SYMBOL(instance##_bf16), DEPTHWISE_SYMBOL(instance##_f32), \
+   DEPTHWISE_SYMBOL(instance##_f64)},
 #include "kernels.def"
 #undef DEPTHWISE_KERNEL
     },

@@ -269,8 +269,8 @@ def _images(
     with bad_arguments():
         _nothing_else(context, "--images", taken)
         counts = positive_list("threads", threads)
-        libraries = _image_libraries(peers)
         _writable(json, report)
+        libraries = _image_libraries(peers)
     pictures = filtering.quick_pictures() if quick else filtering.PICTURES
     effort = filtering.QUICK if quick else filtering.THOROUGH
     roofline = Roofline()

@@ -1,0 +1,6 @@
+#include "flat.hpp"
+
+#include "instance.hpp"
+
+DEPTHWISE_INSTANCE(flat_nhwc, Flat<S, Layout::nhwc>)
+DEPTHWISE_INSTANCE(flat_nchw, Flat<S, Layout::nchw>)

@@ -1,0 +1,5 @@
+#include "generic.hpp"
+
+#include "instance.hpp"
+
+DEPTHWISE_INSTANCE(generic, Generic<S>)

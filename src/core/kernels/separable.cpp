@@ -1,0 +1,5 @@
+#include "separable.hpp"
+
+#include "instance.hpp"
+
+DEPTHWISE_INSTANCE(separable, Separable<S>)
