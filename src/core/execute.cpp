@@ -16,6 +16,10 @@
 #include "parallel.hpp"
 #include "patches.hpp"
 
+#ifdef DEPTHWISE_ADDRESS_SANITIZER
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace depthwise {
 namespace {
 
@@ -31,6 +35,16 @@ Buffer allocate(index_t bytes) {
   return Buffer(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
 }
 
+// Under the address sanitizer, every byte of the buffer after the first `bytes` is out of bounds, although an
+// earlier call may have had more.
+void bound_scratch([[maybe_unused]] std::byte* buffer, [[maybe_unused]] index_t bytes,
+                   [[maybe_unused]] index_t size) {
+#ifdef DEPTHWISE_ADDRESS_SANITIZER
+  ASAN_UNPOISON_MEMORY_REGION(buffer, bytes);
+  ASAN_POISON_MEMORY_REGION(buffer + bytes, size - bytes);
+#endif
+}
+
 // One buffer a thread, kept between calls; null when there is no memory.
 std::byte* thread_scratch(index_t bytes) {
   thread_local Buffer buffer;
@@ -41,6 +55,7 @@ std::byte* thread_scratch(index_t bytes) {
     buffer = allocate(bytes);
     if (buffer) size = bytes;
   }
+  if (buffer) bound_scratch(buffer.get(), bytes, size);
   return buffer.get();
 }
 

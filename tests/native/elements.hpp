@@ -6,10 +6,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <vector>
 
-#include "spec.hpp"
+#include "kernel_table.hpp"
 
 namespace depthwise::testing {
 
@@ -30,14 +31,21 @@ T element(const unsigned char* data, index_t i) {
   return value;
 }
 
-inline double decode(const unsigned char* data, DType dtype, index_t i) {
-  switch (dtype) {
-    case DType::f16: return decode_f16(element<std::uint16_t>(data, i));
-    case DType::bf16: return std::bit_cast<float>(std::uint32_t{element<std::uint16_t>(data, i)} << 16);
-    case DType::f32: return element<float>(data, i);
-    case DType::f64: return element<double>(data, i);
+inline double decode(const unsigned char* data, Element kind, index_t i) {
+  switch (kind) {
+    case Element::f16: return decode_f16(element<std::uint16_t>(data, i));
+    case Element::bf16: return std::bit_cast<float>(std::uint32_t{element<std::uint16_t>(data, i)} << 16);
+    case Element::f32: return element<float>(data, i);
+    case Element::f64: return element<double>(data, i);
+    case Element::u8: return data[i];
+    case Element::i16: return element<std::int16_t>(data, i);
+    case Element::u16: return element<std::uint16_t>(data, i);
   }
   std::abort();
+}
+
+inline double decode(const unsigned char* data, DType dtype, index_t i) {
+  return decode(data, static_cast<Element>(dtype), i);
 }
 
 // A value whose mantissa may lose bits, but whose exponent all types have; infinities and NaN stay what they
@@ -91,6 +99,30 @@ inline Bytes draw_values(Values& values, DType dtype, index_t count, bool specia
   Bytes data(count * dtype_bytes(dtype));
   for (index_t i = 0; i < count; ++i)
     encode(special ? values.special() : values.number(), dtype, data.data() + i * dtype_bytes(dtype));
+  return data;
+}
+
+inline Bytes draw_bytes(Values& values, index_t count) {
+  Bytes data(count);
+  for (unsigned char& byte : data) byte = static_cast<unsigned char>(values.bits());
+  return data;
+}
+
+// Filters [kh, kw, planes] whose planes are products of a column and a row, exactly: of small integers.
+inline Bytes draw_products(Values& values, DType dtype, index_t kh, index_t kw, index_t planes) {
+  constexpr double kFactors[] = {1, -1, 2, -2, 3, -3, 0};
+  const auto draw = [&](index_t count) {
+    std::vector<double> factors(count);
+    for (double& f : factors) f = kFactors[values.bits() % std::size(kFactors)];
+    return factors;
+  };
+  const std::vector<double> columns = draw(kh * planes), rows = draw(kw * planes);
+  Bytes data(kh * kw * planes * dtype_bytes(dtype));
+  for (index_t i = 0; i < kh * kw * planes; ++i) {
+    const index_t plane = i % planes, row = i / planes / kw, column = i / planes % kw;
+    encode(columns[row * planes + plane] * rows[column * planes + plane], dtype,
+           data.data() + i * dtype_bytes(dtype));
+  }
   return data;
 }
 

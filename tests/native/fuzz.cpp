@@ -1,5 +1,5 @@
-// What a fuzzer feeds: bytes become a problem, every kernel that applies computes it, and each result is
-// compared with the sums in double and with what the other kernels gave.
+// What a fuzzer feeds: bytes become a problem, every kernel that applies computes it on every ISA of the
+// machine, and each result is compared with the sums in double and with what the ISA's other kernels gave.
 //
 // One input in eight is a spec of arbitrary numbers instead: making its plan must refuse it or give one whose
 // tasks can be listed, whatever the numbers.
@@ -52,6 +52,9 @@ void plan_wild(Choices& choices) {
   s.op = static_cast<Op>(choices.draw(0, kOps - 1));
   s.dtype = static_cast<DType>(choices.draw(0, kDTypes - 1));
   s.layout = static_cast<Layout>(choices.draw(0, 1));
+  s.algorithm = static_cast<Algorithm>(choices.draw(0, kAlgorithms - 1));
+  s.border = static_cast<Border>(choices.draw(0, kBorders - 1));
+  draw_storage(choices, s);
   for (index_t* number : {&s.batch, &s.channels, &s.multiplier}) *number = draw_number(choices);
   s.h = draw_wild_axis(choices);
   s.w = draw_wild_axis(choices);
@@ -70,14 +73,39 @@ bool small(const Spec& s) {
          s.output_elements() <= kMostElements;
 }
 
+// Fewer channels, images and outputs, until the work is small.
+void shrink(Spec& s) {
+  for (index_t* const size : {&s.channels, &s.multiplier, &s.batch})
+    while (!small(s) && *size > 1) *size /= 2;
+}
+
+// What the package itself would choose, or the algorithm asked for.
+void run_chosen(const Problem& problem, Algorithm algorithm, const Isa& isa, int threads) {
+  Spec spec = problem.spec;
+  spec.algorithm = algorithm;
+  try {
+    run_checked(make_plan(spec, "", isa.name), problem, threads, {});
+    ++g_runs;
+  } catch (const std::invalid_argument&) {  // the algorithm does not compute it
+  }
+}
+
 void run_problem(Choices& choices) {
-  const Spec spec = draw_spec(choices);
-  const bool special = choices.draw(0, 7) == 7;
+  Spec spec = draw_spec(choices);
+  Kind kind{.special = choices.draw(0, 7) == 7};
   const int threads = static_cast<int>(choices.draw(1, 3));
-  const Isa& isa = draw_isa(choices);
-  const auto seed = static_cast<std::uint64_t>(choices.draw(0, 255));
-  if (small(spec))
-    g_runs += run_kernels(make_problem(spec, seed, special), isa, {threads}, [](const Plan&) {});
+  kind.seed = static_cast<std::uint64_t>(choices.draw(0, 255));
+  kind.products = choices.draw(0, 3) == 3;
+  draw_storage(choices, spec);
+  const auto algorithm = static_cast<Algorithm>(choices.draw(0, 2));  // separable is forced where it applies
+  shrink(spec);
+  if (!small(spec)) return;
+  const Problem problem = make_problem(spec, kind);
+  for (const Isa& isa : compiled_isas()) {
+    if (!isa.supported) continue;
+    g_runs += run_kernels(problem, isa, {threads}, [](const Plan&) {});
+    run_chosen(problem, algorithm, isa, threads);
+  }
 }
 
 }  // namespace

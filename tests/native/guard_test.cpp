@@ -60,7 +60,7 @@ void run_guarded(const Plan& plan, const Problem& p, const Bytes& expected, Side
 }
 
 int check_problem(const Spec& spec) {
-  const Problem problem = make_problem(spec, 1, false);
+  const Problem problem = make_problem(spec, {.seed = 1, .products = true});
   int runs = 0;
   for (const Isa& isa : compiled_isas())
     if (isa.supported)

@@ -51,12 +51,19 @@ void for_each_product(const Spec& s, const Product& product) {
           }
 }
 
-std::vector<double> decode_all(const Bytes& data, DType dtype) {
-  std::vector<double> values(data.size() / dtype_bytes(dtype));
+std::vector<double> decode_all(const Bytes& data, Storage storage, DType dtype) {
+  std::vector<double> values(data.size() / storage_bytes(storage, dtype));
   for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = decode(data.data(), dtype, static_cast<index_t>(i));
+    values[i] = decode(data.data(), element(storage, dtype), static_cast<index_t>(i));
   return values;
 }
+
+Storage result_storage(const Spec& s) { return s.op == Op::forward ? s.output : Storage::same; }
+
+Element result_element(const Spec& s) { return element(result_storage(s), s.dtype); }
+
+// The operations read an image of the spec's input storage first, but for the input gradient.
+Storage first_storage(const Spec& s) { return s.op == Op::grad_input ? Storage::same : s.input; }
 
 double activated(Activation activation, double x) {
   const double gate = std::clamp(x + 3, 0.0, 6.0);
@@ -72,7 +79,7 @@ double activated(Activation activation, double x) {
 
 void finish(const Problem& p, Sums& sums) {
   const Spec& s = p.spec;
-  const std::vector<double> bias = decode_all(p.bias, s.dtype);
+  const std::vector<double> bias = decode_all(p.bias, Storage::same, s.dtype);
   const index_t channels = s.out_channels(), plane = s.h.out * s.w.out;
   for (std::size_t i = 0; i < sums.values.size(); ++i) {
     const index_t at = static_cast<index_t>(i);
@@ -88,7 +95,8 @@ void finish(const Problem& p, Sums& sums) {
 Sums define(const Problem& p) {
   const Spec& s = p.spec;
   Sums sums{std::vector<double>(result_elements(s)), std::vector<double>(result_elements(s))};
-  const std::vector<double> a = decode_all(p.a, s.dtype), b = decode_all(p.b, s.dtype);
+  const std::vector<double> a = decode_all(p.a, first_storage(s), s.dtype),
+                            b = decode_all(p.b, Storage::same, s.dtype);
   const auto add = [&](index_t result, index_t left, index_t right) {
     const double product = a[left] * b[right];
     sums.values[result] += product;
@@ -106,13 +114,13 @@ Sums define(const Problem& p) {
 [[noreturn]] void report(const Plan& plan, int threads, index_t element, double got, double expected) {
   const Spec& s = plan.spec;
   std::printf(
-      "%s on %s, %d threads: op %d dtype %d layout %d border %d activation %d bias %d batch %lld channels "
-      "%lld "
-      "multiplier %lld\n",
+      "%s on %s, %d threads: op %d dtype %d layout %d border %d storage %d %d activation %d bias %d "
+      "batch %lld channels %lld multiplier %lld\n",
       kernel_info(plan.kernel).name, plan.isa->name, threads, static_cast<int>(s.op),
       static_cast<int>(s.dtype), static_cast<int>(s.layout), static_cast<int>(s.border),
-      static_cast<int>(s.activation), s.has_bias, static_cast<long long>(s.batch),
-      static_cast<long long>(s.channels), static_cast<long long>(s.multiplier));
+      static_cast<int>(s.input), static_cast<int>(s.output), static_cast<int>(s.activation), s.has_bias,
+      static_cast<long long>(s.batch), static_cast<long long>(s.channels),
+      static_cast<long long>(s.multiplier));
   for (const Axis& a : {s.h, s.w})
     std::printf("  in %lld out %lld kernel %lld stride %lld dilation %lld pad %lld\n",
                 static_cast<long long>(a.in), static_cast<long long>(a.out), static_cast<long long>(a.kernel),
@@ -124,8 +132,8 @@ Sums define(const Problem& p) {
 }
 
 // The largest 2-norm of one channel of one image.
-double channel_norm(const Bytes& data, DType dtype, const Image& image) {
-  const index_t elements = std::ssize(data) / dtype_bytes(dtype);
+double channel_norm(const std::vector<double>& data, const Image& image) {
+  const index_t elements = std::ssize(data);
   const index_t images = image.batch_step > 0 ? elements / image.batch_step : 0;
   double largest = 0;
   for (index_t n = 0; n < images; ++n)
@@ -134,7 +142,7 @@ double channel_norm(const Bytes& data, DType dtype, const Image& image) {
       for (index_t i = 0; i < image.height; ++i)
         for (index_t j = 0; j < image.width; ++j) {
           const index_t at = n * image.batch_step + i * image.row_step + j * image.column_step;
-          squares += std::pow(decode(data.data(), dtype, at + c * image.channel_step), 2);
+          squares += std::pow(data[at + c * image.channel_step], 2);
         }
       largest = std::max(largest, squares);
     }
@@ -147,7 +155,29 @@ double norms(const Problem& p) {
   const Image filter(Layout::nhwc, s.h.kernel, s.w.kernel, s.out_channels());
   const Image second = s.op == Op::grad_filter ? output_image(s) : filter;
   const index_t sums = s.op == Op::forward ? 1 : s.op == Op::grad_input ? s.multiplier : s.batch;
-  return static_cast<double>(sums) * channel_norm(p.a, s.dtype, first) * channel_norm(p.b, s.dtype, second);
+  return static_cast<double>(sums) * channel_norm(decode_all(p.a, first_storage(s), s.dtype), first) *
+         channel_norm(decode_all(p.b, Storage::same, s.dtype), second);
+}
+
+// How far the sum itself may be off, in roundings of the compute type.
+double sum_error(const Plan& plan, const Problem& p, std::size_t i) {
+  const Spec& s = plan.spec;
+  const index_t terms = s.op == Op::grad_filter ? s.batch * s.h.out * s.w.out
+                                                : s.h.kernel * s.w.kernel * s.multiplier + s.has_bias;
+  const double magnitude = p.sums.magnitudes[i], direct = 2 * static_cast<double>(terms) * magnitude;
+  switch (s.algorithm == Algorithm::fft ? s.algorithm : kernel_info(plan.kernel).algorithm) {
+    case Algorithm::fft: return std::max(direct, 64 * p.norms + 4 * magnitude);
+    // Sums of columns, sums of rows, and what the factors lack.
+    case Algorithm::separable: return 2 * static_cast<double>(s.h.kernel + s.w.kernel + 20) * magnitude;
+    default: return direct;
+  }
+}
+
+// As integers of the output are stored: the exact value within their range.
+double saturated(Storage storage, double exact) {
+  constexpr double kLeast[kStorages] = {-HUGE_VAL, 0, -32768, 0},
+                   kMost[kStorages] = {HUGE_VAL, 255, 32767, 65535};
+  return std::clamp(exact, kLeast[static_cast<int>(storage)], kMost[static_cast<int>(storage)]);
 }
 
 // Against the sums in double: the roundings of one sum in the compute type, magnified by the activation's
@@ -158,32 +188,28 @@ void check_values(const Plan& plan, int threads, const Problem& p, const Bytes& 
   constexpr double kSlope[] = {1, 1, 1, 1.1, 1.5}, kActivated[] = {0, 0, 0, 8, 4};
   const Spec& s = p.spec;
   const int dtype = static_cast<int>(s.dtype), activation = static_cast<int>(s.activation);
-  const index_t terms = s.op == Op::grad_filter ? s.batch * s.h.out * s.w.out
-                                                : s.h.kernel * s.w.kernel * s.multiplier + s.has_bias;
+  const double smallest = s.dtype == DType::f16 ? 0x1p-24 : 0x1p-126;  // where rounding is no longer relative
   for (std::size_t i = 0; i < p.sums.values.size(); ++i) {
-    const double exact = p.sums.values[i], got = decode(result.data(), s.dtype, static_cast<index_t>(i));
-    const double direct = 2 * static_cast<double>(terms) * p.sums.magnitudes[i];
-    const double error =
-        transforms(kernel_info(plan.kernel)) ? 64 * p.norms + 4 * p.sums.magnitudes[i] : direct;
-    const double summed = kSlope[activation] * kSummed[dtype] * error +
+    const double exact = saturated(result_storage(s), p.sums.values[i]);
+    const double got = decode(result.data(), result_element(s), static_cast<index_t>(i));
+    const double summed = kSlope[activation] * kSummed[dtype] * sum_error(plan, p, i) +
                           kActivated[activation] * kSummed[dtype] * std::abs(exact);
-    const double smallest =
-        s.dtype == DType::f16 ? 0x1p-24 : 0x1p-126;  // where rounding is no longer relative
-    const double bound = summed + 1.01 * kStored[dtype] * (std::abs(exact) + summed) + smallest;
-    if (!(std::abs(got - exact) <= bound)) report(plan, threads, static_cast<index_t>(i), got, exact);
+    const double stored =
+        result_storage(s) == Storage::same ? 1.01 * kStored[dtype] * (std::abs(exact) + summed) : 0.5;
+    if (!(std::abs(got - exact) <= summed + stored + smallest))
+      report(plan, threads, static_cast<index_t>(i), got, exact);
   }
 }
 
 // Same bits, whatever the kernel, its tiles and the threads; a NaN is a NaN.
 void check_bits(const Plan& plan, int threads, const Bytes& result, const Bytes& expected) {
-  const DType dtype = plan.spec.dtype;
-  const index_t size = dtype_bytes(dtype);
+  const Element kind = result_element(plan.spec);
+  const index_t size = storage_bytes(result_storage(plan.spec), plan.spec.dtype);
   for (auto at = result.begin();;) {
     const auto [a, b] = std::mismatch(at, result.end(), expected.begin() + (at - result.begin()));
     if (a == result.end()) return;
     const index_t element = (a - result.begin()) / size;
-    const double got = decode(result.data(), dtype, element),
-                 wanted = decode(expected.data(), dtype, element);
+    const double got = decode(result.data(), kind, element), wanted = decode(expected.data(), kind, element);
     if (!std::isnan(got) || !std::isnan(wanted)) report(plan, threads, element, got, wanted);
     at = result.begin() + (element + 1) * size;
   }
@@ -216,19 +242,29 @@ Spec draw_spec(Choices& choices) {
   return s;
 }
 
-bool transforms(const KernelInfo& kernel) { return kernel.algorithm == Algorithm::fft; }
+void draw_storage(Choices& choices, Spec& s) {
+  const bool integers = compute_bytes(s.dtype) == dtype_bytes(s.dtype) && s.op != Op::grad_input;
+  const index_t input = choices.draw(0, 7), output = choices.draw(0, 7);
+  if (integers && input < kStorages) s.input = static_cast<Storage>(input);
+  if (integers && s.op == Op::forward && output < kStorages) s.output = static_cast<Storage>(output);
+}
 
-Problem make_problem(const Spec& s, std::uint64_t seed, bool special) {
+bool has_own_bits(const KernelInfo& kernel) {
+  return kernel.op == Op::grad_filter || kernel.algorithm != Algorithm::direct;
+}
+
+Problem make_problem(const Spec& s, const Kind& kind) {
   const index_t first = s.op == Op::grad_input ? s.output_elements() : s.input_elements();
+  Values values(kind.seed);
+  Problem p{s, {}, {}, {}, kind.special, kind.products && s.op != Op::grad_filter, {}};
+  const Storage storage = first_storage(s);
+  p.a = storage == Storage::same ? draw_values(values, s.dtype, first, kind.special)
+                                 : draw_bytes(values, first * storage_bytes(storage, s.dtype));
   const index_t second = s.op == Op::grad_filter ? s.output_elements() : s.filter_elements();
-  Values values(seed);
-  Problem p{s,
-            draw_values(values, s.dtype, first, special),
-            draw_values(values, s.dtype, second, special),
-            draw_values(values, s.dtype, s.has_bias ? s.out_channels() : 0, special),
-            special,
-            {}};
-  if (special) return p;
+  p.b = p.products ? draw_products(values, s.dtype, s.h.kernel, s.w.kernel, s.out_channels())
+                   : draw_values(values, s.dtype, second, kind.special);
+  p.bias = draw_values(values, s.dtype, s.has_bias ? s.out_channels() : 0, kind.special);
+  if (kind.special) return p;
   p.sums = define(p);
   p.norms = norms(p);
   return p;
@@ -243,7 +279,7 @@ std::optional<Plan> forced_plan(const Spec& spec, const KernelInfo& kernel, cons
 }
 
 Bytes run_checked(const Plan& plan, const Problem& p, int threads, const Bytes& expected) {
-  Bytes result(result_elements(p.spec) * dtype_bytes(p.spec.dtype), 0xff);
+  Bytes result(result_elements(p.spec) * storage_bytes(result_storage(p.spec), p.spec.dtype), 0xff);
   const void* const bias = p.spec.has_bias ? p.bias.data() : nullptr;
   CHECK(execute(plan, {p.a.data(), p.b.data(), bias, result.data()}, threads));
   if (!p.special) check_values(plan, threads, p, result);

@@ -20,9 +20,10 @@ struct Sums {
 struct Problem {
   Spec spec;
   Bytes a, b, bias;
-  bool special = false;  // infinities and NaN are among the values
-  Sums sums;             // empty for special values
-  double norms = 0;      // products of two channels' 2-norms, for as many as a result sums over: at most
+  bool special = false;   // infinities and NaN are among the values
+  bool products = false;  // every plane of the filter is of rank 1
+  Sums sums;              // empty for special values
+  double norms = 0;       // products of two channels' 2-norms, for as many as a result sums over: at most
 };
 
 index_t result_elements(const Spec& s);
@@ -30,14 +31,23 @@ index_t result_elements(const Spec& s);
 // A sensible problem of a few thousand multiply-adds, any dimension of which may be 0.
 Spec draw_spec(Choices& choices);
 
+// What the values of a problem are, beside their dtype.
+struct Kind {
+  std::uint64_t seed = 0;
+  bool special = false, products = false;
+};
+
+// Integers for images, where the operation takes them.
+void draw_storage(Choices& choices, Spec& spec);
+
 // Values for a spec, and the sums that they define.
-Problem make_problem(const Spec& spec, std::uint64_t seed, bool special);
+Problem make_problem(const Spec& spec, const Kind& kind);
 
 // A plan that forces one kernel; nothing where the kernel does not apply.
 std::optional<Plan> forced_plan(const Spec& spec, const KernelInfo& kernel, const Isa& isa);
 
-// Whether the kernel's errors are those of Fourier transforms, and its bits its own.
-bool transforms(const KernelInfo& kernel);
+// Whether the kernel adds up in an order of its own, so that its bits are its own too.
+bool has_own_bits(const KernelInfo& kernel);
 
 // Runs the plan and ends the program, with what is needed to look into it, where the result is wrong: outside
 // the bounds of one sum's roundings, or not bit for bit `expected`, unless that is empty.
@@ -51,11 +61,11 @@ int run_kernels(const Problem& p, const Isa& isa, std::initializer_list<int> thr
   Bytes summed;
   for (int id = kKernels - 1; id >= 0; --id) {  // the generic kernel is the last row of its op
     const KernelInfo& info = kernel_info(static_cast<KernelId>(id));
-    if (info.op != p.spec.op || info.algorithm == Algorithm::separable) continue;  // takes filters of rank 1
+    if (info.op != p.spec.op || (info.algorithm == Algorithm::separable && !p.products)) continue;
     const std::optional<Plan> plan = forced_plan(p.spec, info, isa);
     if (!plan) continue;
-    Bytes own;  // of kernels that sum in an order of their own
-    Bytes& expected = info.op == Op::grad_filter || transforms(info) ? own : summed;
+    Bytes own;
+    Bytes& expected = has_own_bits(info) ? own : summed;
     for (const int n : threads) {
       Bytes result = run_checked(*plan, p, n, expected);
       if (expected.empty()) expected = std::move(result);
