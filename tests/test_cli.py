@@ -65,9 +65,12 @@ def test_bare_command_and_help_show_the_commands(run: Run) -> None:
         assert all(name in outcome.out for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+BENCH = ("bench", *(f"bench {name}" for name in ("setup", "report", "sweep", "choices", "overhead")))
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS, *BENCH])
 def test_help_of_each_command_has_an_example(run: Run, command: str) -> None:
-    outcome = run(command, "--help")
+    outcome = run(*command.split(), "--help")
     assert outcome.status == 0 and not outcome.err
     assert f"depthwise {command}" in outcome.out.partition("Examples")[2]
 
@@ -379,3 +382,119 @@ def test_interrupt_ends_with_status_130(run: Run, array_file: Path, monkeypatch:
     monkeypatch.setattr(depthwise, "conv2d", interrupted)
     assert run("filter", array_file, array_file.with_name("y.npy"), "-k", "box").status == 130
     assert not array_file.with_name("y.npy").exists()
+
+
+# wrong arguments
+
+EXPLAIN = "explain --input 1x5x5x3 --filter 3x3"
+FILTER = "filter x.npy y.npy -k"
+# What is wrong, and what the line must name.
+WRONG = {
+    "--nope": "--nope",
+    "demo nofile.jpg": "nofile.jpg",
+    "demo text.txt": "text.txt",
+    "demo broken.png": "broken.png",
+    "demo folder": "folder",
+    "demo x.npy": "x.npy",
+    "demo x.npy extra": "extra",
+    "demo --output sheet.gif": "sheet.gif",
+    "info extra": "extra",
+    "explain": "--input",
+    "explain extra --input 1x5x5x3 --filter 3x3": "extra",
+    "explain --input 1x2 --filter 3x3": "--input",
+    "explain --input axb --filter 3x3": "--input",
+    "explain --input 1x-5x5x3 --filter 3x3": "x[1]",
+    "explain --input 1x9999999999999x99999999999x3 --filter 3x3": "too large",
+    "explain --input 1x5x5x3 --filter 3x3x3": "--filter",
+    "explain --input 1x5x5x3 --filter 3x3x4x1": "filter",
+    "explain --input 1x5x5x3 --filter 9x9x3x1 --padding VALID": "filter",
+    f"{EXPLAIN} --stride 0": "stride",
+    f"{EXPLAIN} --stride -1": "stride",
+    f"{EXPLAIN} --stride 1.5": "--stride",
+    f"{EXPLAIN} --stride 1x2x3": "--stride",
+    f"{EXPLAIN} --stride {10**23}": "--stride",
+    f"{EXPLAIN} --dilation 0": "dilation",
+    f"{EXPLAIN} --dilation {2**62}": "dilation",
+    f"{EXPLAIN} --padding FULL": "--padding",
+    f"{EXPLAIN} --padding 1,2,3": "--padding",
+    f"{EXPLAIN} --padding -1": "padding",
+    f"{EXPLAIN} --layout NHCW": "--layout",
+    f"{EXPLAIN} --dtype int8": "dtype",
+    f"{EXPLAIN} --op backward": "op",
+    f"{EXPLAIN} --threads 0": "num_threads",
+    f"{EXPLAIN} --threads two": "--threads",
+    f"{EXPLAIN} --threads {10**9}": "num_threads",
+    "filter": "INPUT",
+    "filter x.npy y.npy": "--kernel",
+    f"{FILTER} nope": "kernel",
+    f"{FILTER} gaussian:-1": "sigma",
+    f"{FILTER} gaussian:nan": "sigma",
+    f"{FILTER} gaussian:1e9": "taps",
+    f"{FILTER} box:0": "size",
+    f"{FILTER} box:99999999": "taps",
+    f"{FILTER} sharpen:foo=1": "foo",
+    f"{FILTER} laplacian:5": "neighbours",
+    f"{FILTER} nofile.npy": "nofile.npy",
+    f"{FILTER} objects.npy": "objects.npy",
+    f"{FILTER} truncated.npy": "truncated.npy",
+    "filter nofile.npy y.npy -k box": "nofile.npy",
+    "filter objects.npy y.npy -k box": "objects.npy",
+    "filter truncated.npy y.npy -k box": "truncated.npy",
+    "filter broken.png y.npy -k box": "broken.png",
+    "filter text.txt y.npy -k box": "text.txt",
+    "filter folder y.npy -k box": "folder",
+    "filter x.npy y.xyz -k box": "y.xyz",
+    "filter x.npy nowhere/y.npy -k box": "nowhere",
+    "filter x.npy x.npy/y.npy -k box": "x.npy/y.npy",
+    "filter x.npy broken.png text.txt -k box": "text.txt",
+    f"{FILTER} box --stride 0": "stride",
+    f"{FILTER} box --dilation -1": "dilation",
+    f"{FILTER} box --padding FULL": "--padding",
+    f"{FILTER} box --padding 99999999999999": "too large",
+    f"{FILTER} box --padding 10000000": "allocate",
+    f"{FILTER} box:21 --padding VALID": "filter",
+    f"{FILTER} box --border mirror": "--border",
+    f"{FILTER} box --dtype int8": "--dtype",
+    f"{FILTER} box --layout HWC": "--layout",
+    f"{FILTER} box --algorithm best": "--algorithm",
+    f"{FILTER} box --threads 0": "num_threads",
+    f"{FILTER} box --scheduler tcp://127.0.0.1:1": "--scheduler",
+    "bench --nets nope": "nets",
+    "bench --layers nope": "layers",
+    "bench --op backward": "op",
+    "bench --dtypes int8": "dtypes",
+    "bench --layouts HWC": "layouts",
+    "bench --threads 0": "threads",
+    f"bench --batch {10**20}": "batch",
+    "bench --peers nope": "peers",
+    "bench --peer-python nofile": "peer-python",
+    "bench --layers 56x56x96 --json nowhere/run.json": "nowhere",
+    "bench report nofile.json": "measurements",
+    "bench report x.npy": "measurements",
+    "bench choices --dtype int8": "dtype",
+    "bench sweep --samples 0": "--samples",
+    "bench nope": "nope",
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a good array and all sorts of bad files."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((8, 9, 3), np.float32))
+    np.save("objects.npy", np.array([None, 1], object))
+    Path("truncated.npy").write_bytes(Path("x.npy").read_bytes()[:100])
+    Path("broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    Path("text.txt").write_text("hello")
+    Path("folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_wrong_arguments_are_answered_by_one_line(run: Run, desk: Path, command: str) -> None:
+    before = sorted(desk.rglob("*"))
+    outcome = run(*command.split())
+    assert outcome.status == 2, outcome
+    assert outcome.err.endswith("\n") and outcome.err.count("\n") == 1, outcome
+    assert WRONG[command] in outcome.err
+    assert sorted(desk.rglob("*")) == before  # nothing was written

@@ -20,18 +20,7 @@ from depthwise._cli.report import explain, info
 
 
 def bench(context: typer.Context) -> int:
-    """Measure against other libraries.
-
-    **Examples**
-
-    ```
-    depthwise bench --quick
-    depthwise bench --nets mobilenet_v2_224 --threads 1,2 --json run.json --plot run.png
-    depthwise bench --images --threads 1,2
-    depthwise bench sweep
-    depthwise bench --help
-    ```
-    """
+    """Measure against other libraries."""  # in the list of commands; its own help is the benchmark's
     from depthwise._bench.cli import app as bench_app
 
     return bench_app(args=context.args, prog_name="depthwise bench", standalone_mode=False) or 0
@@ -106,5 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CommandError, TyperException) as error:
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         print("depthwise:", " ".join(message.split()), file=sys.stderr)
+        return 2
+    except MemoryError as error:
+        print("depthwise: not enough memory:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     return status if isinstance(status, int) else 0

@@ -25,7 +25,7 @@ from .roofline import Roofline
 from .runner import Settings, running
 from .timing import QUICK, Effort
 
-app = typer.Typer(invoke_without_command=True, add_completion=False)
+app = typer.Typer(invoke_without_command=True, add_completion=False, rich_markup_mode="markdown")
 
 BOTH_LAYOUTS = ",".join(LAYOUTS)
 
@@ -62,6 +62,15 @@ def bench(
     """Time layers of published networks: ours and other libraries side by side, in one run.
 
     Every result is checked before it is timed. Lists are separated by commas.
+
+    **Examples**
+
+    ```
+    depthwise bench --quick
+    depthwise bench --nets mobilenet_v2_224 --threads 1,2 --json run.json --plot run.png
+    depthwise bench --layers "56x56x96 7x7 s2" --peers torch,onnxruntime
+    depthwise bench --images --threads 1,2
+    ```
     """
     if context.invoked_subcommand is not None:
         return
@@ -98,7 +107,15 @@ def setup(
     index_url: Annotated[str, typer.Option(help="Package index for pip.")] = "",
     constraint: Annotated[Path | None, typer.Option(help="Constraints for pip: versions to take.")] = None,
 ) -> None:
-    """Create the environments that hold the peers, with pip."""
+    """Create the environments that hold the peers, with pip.
+
+    **Examples**
+
+    ```
+    depthwise bench setup
+    depthwise bench setup peers/ --constraint versions.txt
+    ```
+    """
     target = folder or environments.default_folder()
     arguments = ["--index-url", index_url] if index_url else []
     arguments += ["--constraint", str(constraint)] if constraint else []
@@ -114,11 +131,18 @@ def render(
     report: MarkdownFile = None,
     plot: PlotFile = None,
 ) -> None:
-    """Render the report and the plot of an earlier run again."""
+    """Render the report and the plot of an earlier run again.
+
+    **Examples**
+
+    ```
+    depthwise bench report run.json --markdown run.md --plot run.png
+    ```
+    """
     with bad_arguments():
         try:
             run = Run.load(measurements)
-        except (OSError, KeyError, TypeError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"measurements: expected a file that --json wrote: {error!r}") from None
         _writable(report, plot)
         if plot is not None and _of_images(run):
@@ -134,7 +158,14 @@ def sweep(
     threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 1,
     worst: Annotated[int, typer.Option(min=1, help="How many of the worst to print.")] = 20,
 ) -> None:
-    """Look for cliffs: time problems from all over the space of shapes against their floors."""
+    """Look for cliffs: time problems from all over the space of shapes against their floors.
+
+    **Examples**
+
+    ```
+    depthwise bench sweep --samples 200 --threads 2
+    ```
+    """
     from . import sweep as sweeping
 
     roofline = Roofline()
@@ -168,7 +199,15 @@ def choices(
     batch: Annotated[int, typer.Option(min=1, help="Batch size.")] = 1,
     everything: Annotated[bool, typer.Option("--all", help="Print where it is not off, too.")] = False,
 ) -> None:
-    """Time every kernel that applies to a layer; tell where the chosen one is more than 10% off the best."""
+    """Time every kernel that applies to a layer; tell where the chosen one is more than 10% off the best.
+
+    **Examples**
+
+    ```
+    depthwise bench choices --quick
+    depthwise bench choices --nets convnext --layouts NHWC --all
+    ```
+    """
     from . import choices as choosing
 
     with bad_arguments():
@@ -199,7 +238,14 @@ def choices(
 
 @app.command()
 def overhead() -> None:
-    """What a call costs beside its arithmetic, and what the adapters and the thread pool add."""
+    """What a call costs beside its arithmetic, and what the adapters and the thread pool add.
+
+    **Examples**
+
+    ```
+    depthwise bench overhead
+    ```
+    """
     from . import adapters
     from . import overhead as costs
 

@@ -96,8 +96,10 @@ def one_of(name: str, text: str, known: Sequence[str]) -> str:
 
 
 def positive_list(name: str, text: str) -> tuple[int, ...]:
-    """The positive integers of a comma-separated option."""
+    """The positive integers of a comma-separated option, none of an absurd size."""
     parts = comma_list(name, text)
-    if not parts or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"{name}: expected positive integers separated by commas, got {text!r}")
+    if not parts or not all(part.isdecimal() and len(part) < 7 and int(part) > 0 for part in parts):
+        raise ValueError(
+            f"{name}: expected positive integers below a million, separated by commas, got {text!r}"
+        )
     return tuple(map(int, parts))
