@@ -451,7 +451,7 @@ WRONG = {
     f"{FILTER} box --dilation -1": "dilation",
     f"{FILTER} box --padding FULL": "--padding",
     f"{FILTER} box --padding 99999999999999": "too large",
-    f"{FILTER} box --padding 10000000": "allocate",
+    f"{FILTER} box --padding 1000000": "allocate",
     f"{FILTER} box:21 --padding VALID": "filter",
     f"{FILTER} box --border mirror": "--border",
     f"{FILTER} box --dtype int8": "--dtype",

@@ -21,16 +21,25 @@ dask = pytest.importorskip("dask")
 
 
 def computed(array):
-    """The result, after checking that it is what the lazy array said."""
+    """The result, after checking that it and each of its blocks are what the lazy array said.
+
+    As `array.compute(scheduler="synchronous")`, but the blocks are seen on the way.
+    """
     assert isinstance(array, da.Array)
-    result = array.compute(scheduler="synchronous")
+    keys = array.__dask_keys__()
+    blocks = dask.local.get_sync(array.__dask_optimize__(array.__dask_graph__(), keys), keys)
+    finalize, arguments = array.__dask_postcompute__()
+    result = finalize(blocks, *arguments)
     assert type(result) is np.ndarray
     assert (result.shape, result.dtype) == (array.shape, array.dtype)
     assert type(array._meta) is np.ndarray
     assert array._meta.dtype == array.dtype
     for position in np.ndindex(array.numblocks):
-        block = array.blocks[position]
-        assert block.compute(scheduler="synchronous").shape == block.shape
+        block = blocks
+        for i in position:
+            block = block[i]
+        assert block.shape == tuple(sizes[i] for sizes, i in zip(array.chunks, position, strict=True))
+        assert block.dtype == array.dtype
     return result
 
 
@@ -60,7 +69,8 @@ def lazy(array, chunks):
     return array if chunks is None else da.from_array(array, chunks=chunks)
 
 
-FEWER = settings(max_examples=100)  # a graph takes far longer than what it computes
+# A graph takes far longer than what it computes.
+FEWER = settings(max_examples=min(settings.default.max_examples, 1000))
 
 
 @FEWER

@@ -1,5 +1,6 @@
 """Memory: scratch within its bound, no copy of contiguous operands, and data beyond 2^31 elements."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import DTYPES
+from hypothesis import settings
 
 import depthwise
 
+THOROUGH = settings.get_current_profile_name() == "ci"
 MIB = 2**20
 # What malloc and the threads' stacks may touch in a call, besides its operands, its result and scratch.
 ALLOWANCE = 3 * MIB
@@ -100,6 +103,62 @@ def test_contiguous_operands_are_not_copied(dtype):
     )
     for name, extra in found.items():
         assert extra <= MIB + ALLOWANCE, (name, extra)
+
+
+# Algorithm, layout, image, filter, and options: pixels, few channels, borders, planes, tiles of transforms
+# that fit into a cache and tiles that fill the bound.
+SCRATCH = [
+    ("direct", "NHWC", (1, 256, 256, 128), (3, 3, 128, 1), {}),
+    ("direct", "NHWC", (1, 700, 700, 3), (7, 7, 3, 8), {}),
+    ("direct", "NHWC", (1, 200, 200, 64), (31, 31, 64, 1), {"border": "reflect"}),
+    ("direct", "NCHW", (2, 64, 256, 256), (5, 5, 64, 1), {"stride": 2}),
+    ("direct", "NCHW", (1, 4000, 14, 14), (3, 3, 4000, 1), {}),
+    ("fft", "NHWC", (1, 256, 256, 64), (31, 31, 64, 1), {}),
+    ("fft", "NCHW", (1, 8, 1024, 1024), (255, 255, 8, 1), {}),
+    ("separable", "NHWC", (1, 1024, 1024, 16), (21, 21, 16, 1), {}),
+    ("separable", "NCHW", (1, 8, 1024, 1024), (65, 65, 8, 1), {}),
+]
+OPS = ("forward", "grad_input", "grad_filter")
+
+
+def rows_of_scratch():
+    """Every row with every operation; without much time, with one."""
+    for i, (row, (j, op)) in enumerate(itertools.product(SCRATCH, enumerate(OPS))):
+        if (THOROUGH or (i // len(OPS) + j) % len(OPS) == 0) and (row[0], op) != ("separable", "grad_filter"):
+            yield pytest.param(op, *row, id=f"{op}-{row[0]}-{row[1]}-{row[3][0]}x{row[3][1]}")
+
+
+@measured
+@pytest.mark.parametrize(("op", "algorithm", "layout", "shape", "filter_shape", "options"), rows_of_scratch())
+def test_peak_memory_of_an_algorithm(op, algorithm, layout, shape, filter_shape, options):
+    """The first such call of a process that has its threads and its code: no scratch is kept from before."""
+    options = {**options, "layout": layout, "algorithm": algorithm, "num_threads": 2}
+    plan = depthwise.plan(shape, filter_shape, op=op, **options)
+    output = depthwise.plan(shape, filter_shape, **options).output_shape
+    found = peaks(f"""
+        x, w, grad = (np.ones(shape, np.float32) for shape in ({shape}, {filter_shape}, {output}))
+        out = {{"forward": grad, "grad_input": x, "grad_filter": w}}["{op}"].copy()
+        calls = {{
+            "forward": lambda: depthwise.conv2d(x, w, out=out, **{options}),
+            "grad_input": lambda: depthwise.conv2d_grad_input(x.shape, w, grad, out=out, **{options}),
+            "grad_filter": lambda: depthwise.conv2d_grad_filter(x, w.shape, grad, out=out, **{options}),
+        }}
+        depthwise.conv2d(np.ones((1, 300, 300, 4), np.float32), w[:1, :1, :4, :1], num_threads=2)
+        reset_peak()
+        before = resident("VmRSS")
+        calls["{op}"]()
+        found["peak"] = resident("VmHWM") - before
+        found["threads"] = depthwise._native.last_run()["threads"]
+    """)
+    print(
+        f"\n| {op} | {algorithm} | {layout} | {shape} | {filter_shape} "
+        f"| {plan.scratch_bytes / MIB:.2f} | {found['peak'] / MIB:.1f} |"
+    )
+    assert found["threads"] == 2
+    assert plan.scratch_bytes <= (64 if algorithm == "fft" else 1) * MIB
+    spectra = 64 * MIB if algorithm == "fft" else 0
+    sums = 16 * 4 * int(np.prod(filter_shape)) if op == "grad_filter" else 0  # of at most 16 tasks a channel
+    assert found["peak"] <= 2 * plan.scratch_bytes + spectra + sums + ALLOWANCE, (found, plan)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,6 +1,6 @@
-// The pool under load: every item once, many callers, nested calls, stops, forks. Run it under a thread
-// sanitizer too: results are written without atomics on purpose, so that a missing happens-before is a
-// report.
+// The pool under load: every item once, many callers, nested calls, growth, failures, stops, forks. Run it
+// under a thread sanitizer too: results are written without atomics on purpose, so that a missing
+// happens-before is a report.
 #include "parallel.hpp"
 
 #include <sys/wait.h>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "check.hpp"
+#include "problems.hpp"
 
 namespace {
 
@@ -79,6 +80,54 @@ void a_false_poll_stops_the_loop() {
   }
 }
 
+// Loops that want more and more workers, from several callers at once.
+void the_pool_grows_under_load() {
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 4; ++caller)
+    callers.emplace_back([caller] {
+      for (int threads = 2; threads <= 24; ++threads) run_squares(threads * 3 + caller, threads);
+    });
+  for (std::thread& caller : callers) caller.join();
+}
+
+// A body that fails, as it does where there is no memory for its scratch, fails its own loop alone.
+void a_loop_that_fails_leaves_others_whole() {
+  const auto fail = [](void* context, std::int64_t i) { return i != *static_cast<std::int64_t*>(context); };
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 8; ++caller)
+    callers.emplace_back([caller, fail] {
+      for (std::int64_t round = 0; round < 100; ++round) {
+        if (caller % 2 == 0) run_squares(40 + round, 4);
+        if (caller % 2 != 0) CHECK(!parallel_for({fail, &round, 100}, 4));
+      }
+    });
+  for (std::thread& caller : callers) caller.join();
+}
+
+// Whole operations, each on as many threads as are set when it begins, while another thread sets them.
+void operations_run_while_the_number_of_threads_changes() {
+  using namespace depthwise::testing;
+  depthwise::Spec spec;
+  spec.batch = 2, spec.channels = 24, spec.multiplier = 1;
+  spec.h = spec.w = {.in = 40, .out = 40, .kernel = 3, .stride = 1, .dilation = 1, .pad = 1};
+  std::atomic<int> running{6};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 6; ++caller)
+    callers.emplace_back([&running, spec, caller]() mutable {
+      spec.op = static_cast<depthwise::Op>(caller % depthwise::kOps);
+      const Problem problem = make_problem(spec, {.seed = static_cast<std::uint64_t>(caller)});
+      const depthwise::Plan plan = depthwise::make_plan(spec, "", "");
+      const Bytes expected = run_checked(plan, problem, 1, {});
+      for (int round = 0; round < 20; ++round) run_checked(plan, problem, 0, expected);
+      --running;
+    });
+  for (int i = 0; running.load() > 0; ++i) {
+    depthwise::set_threads(1 + i % 8);
+    std::this_thread::yield();
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
 #if !defined(__SANITIZE_THREAD__)  // the sanitizer's own runtime does not support threads after a fork
 void child_computes() {
   const pid_t child = fork();
@@ -129,6 +178,8 @@ void everything_holds_on_a_team() {
   calls_may_nest();
   a_false_body_stops_the_loop();
   a_false_poll_stops_the_loop();
+  a_loop_that_fails_leaves_others_whole();
+  operations_run_while_the_number_of_threads_changes();
 #if !defined(__SANITIZE_THREAD__)
   child_computes();
 #endif
@@ -142,6 +193,9 @@ int main() {
   calls_may_nest();
   a_false_body_stops_the_loop();
   a_false_poll_stops_the_loop();
+  the_pool_grows_under_load();
+  a_loop_that_fails_leaves_others_whole();
+  operations_run_while_the_number_of_threads_changes();
 #if !defined(__SANITIZE_THREAD__)
   children_compute_while_the_parent_does();
 #endif
