@@ -5,7 +5,9 @@ contract defines one, the right answer. `test_bad_inputs.py` and `test_bad_array
 """
 
 import importlib
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from helpers import DTYPES, assert_within, sum_bound
 
 import depthwise
-from depthwise import reference
+from depthwise import cli, reference
 
 ONES = (1, 1, 1, 1)
 HUGE = 1879048192
@@ -220,6 +222,88 @@ ROWS = {
     ],
 }
 
+# The same rows for the command line: arguments, and what its one line must name, or None where it answers.
+# `filter` works on the files of `desk`: x.npy [8, 9, 2], k.npy [3, 3], and others named after what they hold.
+PLAN, FILTER = "explain --input 1x6x6x2 --filter 3x3x2x1", "filter x.npy y.npy --kernel"
+COMMANDS = {
+    "input channels, batch, height, width or a filter dimension of 0": {
+        "explain --input 0x6x6x2 --filter 3x3x2x1": None,
+        "explain --input 1x6x6x0 --filter 3x3x0x3": None,
+        "explain --input 1x0x6x2 --filter 3x3x2x1": None,
+        "explain --input 1x6x6x2 --filter 0x1x2x1": None,
+        "explain --input 1x6x6x2 --filter 3x3x2x0": None,
+        "explain --input 1x6x6x2 --filter 0x1x5x0": "filter",
+        "filter none.npy y.npy --kernel box": None,
+        "filter x.npy y.npy --kernel none.npy": "none.npy",
+    },
+    "stride 0, negative, huge, a float, a bool, an array": {
+        **{
+            f"{PLAN} --stride {bad}": "stride"
+            for bad in (0, -1, -(10**18), "1.0", "True", "1x1x1", "[1]", "")
+        },
+        **{f"{FILTER} box --stride {bad}": "stride" for bad in (0, -1, "2.5", "nan", "2x")},
+        **{f"{FILTER} box --stride {good}": None for good in (65536, 65537, 10**18)},
+    },
+    "dilation 0, negative, huge, dilations of length 1, 3, 5, float": {
+        **{f"{PLAN} --dilation {bad}": "dilation" for bad in (0, -1, "1x1x1", "1.0", 10**30, 2**62)},
+        **{f"{FILTER} box --dilation {bad}": "dilation" for bad in (0, -1, "2.5")},
+        f"{FILTER} box --dilation {10**12}": None,
+    },
+    "stride 2 with dilation 2": {f"{FILTER} box --stride 2 --dilation 2": None},
+    "input of rank 0, 1, 3, 5; filter of rank 1, 3, 5": {
+        **{f"explain --input {bad} --filter 3x3": "--input" for bad in ("6", "6x6", "1x1x6x6x2", "")},
+        **{f"explain --input 1x6x6x2 --filter {bad}": "--filter" for bad in ("3", "3x3x2", "3x3x2x1x1", "")},
+        **{f"filter {name} y.npy --kernel box": name for name in ("rank0.npy", "rank1.npy", "rank5.npy")},
+        **{f"{FILTER} {name}": name for name in ("rank0.npy", "rank1.npy", "x.npy", "rank5.npy")},
+    },
+    "explicit padding: negative, huge, at batch or channel, not 4 rows of 2, a float, no known word": {
+        f"{command} --padding {bad}": "padding"
+        for command in (PLAN, f"{FILTER} box")
+        for bad in (-1, "1,-1", "1,2,3", "1,2,3,4,5", "1.0", "same_", "FULL", "b'SAME'", "None", "")
+    },
+    "VALID one larger than the image and two larger; explicit padding smaller than the kernel": {
+        "explain --input 1x5x5x2 --filter 6x6x2x1 --padding VALID": None,
+        "explain --input 1x5x5x2 --filter 7x7x2x1 --padding VALID": "filter",
+        "explain --input 1x2x2x2 --filter 7x7x2x1 --padding 3,2,3,2": None,
+        f"{FILTER} box:9 --padding VALID": None,
+        f"{FILTER} box:10 --padding VALID": "filter",
+    },
+    "effective kernel past 2^31 or 2^63, output size overflow": {
+        f"{PLAN} --padding VALID --dilation {2**31}x1": "filter",
+        f"{PLAN} --dilation {2**63}x1": "dilation",
+        f"{PLAN} --padding {2**62}": "padding|large",
+        f"{FILTER} box --padding {10**13}": "large",
+        f"{FILTER} box --padding {10**6}": "allocate",
+    },
+    "dtypes that are not floats": {
+        **{f"{PLAN} --dtype {bad}": "dtype" for bad in ("int32", "bool", "complex64", "object", "")},
+        **{f"filter {name}.npy y.npy --kernel box": name for name in ("complex", "text", "objects")},
+        "filter bool.npy y.npy --kernel box": None,  # zeros and ones
+        **{f"{FILTER} {name}.npy": name for name in ("complex", "text", "objects")},
+    },
+    "NaN, infinities and subnormals": {
+        f"filter special.npy y.npy --kernel {k}": None for k in ("box", "k.npy")
+    },
+    "data_format and layout of no known name": {
+        f"{command} --layout {bad}": "layout"
+        for command in (PLAN, f"{FILTER} box")
+        for bad in ("NHCW", "HWC", "3", "None", "")
+    },
+    "num_threads 0, negative, huge": {
+        f"{command} --threads {bad}": "threads"
+        for command in (PLAN, f"{FILTER} box")
+        for bad in (0, -1, 10**9, 10**30, "1.5", "two")
+    },
+}
+NOT_ON_THE_COMMAND_LINE = {
+    "strides of length 0, 2, 3, 5, an int, batch or channel not 1, None": "--stride is N or HxW",
+    "input_sizes, filter_sizes: scalar, 3, 5 or 13 entries, negative, huge, not matching, empty": "no sizes",
+    "out_backprop: empty, wrong batch, channels or size": "no gradients",
+    "float16, bfloat16: output width 1, stride 2, all ones": "files are computed in float32 or float64",
+    "channels 67, M 2, stride 13, padding 14; kernel 125, padding 63, stride 2": "has no shapes of its own",
+    "name of any type": "no names",
+}
+
 MODULES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "tensorflow": "tensorflow", "dask": "dask.array"}
 
 
@@ -302,3 +386,59 @@ def test_arrays_of_two_frameworks(entry):
     filter = to_entry(other, module.ones((3, 3, 2, 1), np.float32))
     with pytest.raises((TypeError, ValueError), match=r"filter|framework|arrays"):
         depthwise.depthwise_conv2d(x, filter, ONES, "SAME")
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A working folder with the files that the rows of the command line name."""
+    monkeypatch.chdir(tmp_path)
+    image = np.arange(144, dtype=np.float32).reshape(8, 9, 2)
+    files = {
+        "x": image,
+        "k": np.full((3, 3), 1 / 9, np.float32),
+        "none": image[:0],
+        "special": with_values(np.nan, np.inf, -np.inf, 1e-42)((8, 9, 2)).astype(np.float32),
+        "complex": image.astype(complex),
+        "bool": image > 3,
+        "text": image.astype(str),
+        "objects": np.array([[None, 1]], object),
+        **{f"rank{n}": np.ones((2,) * n, np.float32) for n in (0, 1, 5)},
+    }
+    for name, array in files.items():
+        np.save(f"{name}.npy", array)
+    return tmp_path
+
+
+def test_the_command_line_has_every_row():
+    assert not set(COMMANDS) & set(NOT_ON_THE_COMMAND_LINE)
+    assert set(COMMANDS) | set(NOT_ON_THE_COMMAND_LINE) == set(ROWS)
+
+
+@pytest.mark.parametrize("row", COMMANDS)
+def test_row_of_the_command_line(row, desk, capfd):
+    before = sorted(desk.iterdir())
+    for command, error in COMMANDS[row].items():
+        words = command.split(" ")
+        status, (_, err) = cli.main(words), capfd.readouterr()
+        if error is None:
+            assert (status, err) == (0, ""), command
+            if words[0] == "filter":
+                check_file(words)
+        else:
+            assert status == 2 and err.count("\n") == 1 and re.search(error, err), (command, err)
+            assert sorted(desk.iterdir()) == before, command
+
+
+def check_file(words):
+    """y.npy is what the reference gives for the command, and is taken away."""
+    options = dict(zip(words[5::2], words[6::2], strict=True))
+    x, y, kernel = np.load(words[1]).astype(np.float64), np.load("y.npy"), words[4]
+    size = int(kernel.partition(":")[2] or 3)
+    filter = np.full((size, size), 1 / size**2)
+    # Steps beyond the image are all alike.
+    steps = {name: min(int(options.get(f"--{name}", 1)), 99) for name in ("stride", "dilation")}
+    expected = reference.conv2d(x, filter, padding=options.get("--padding", "SAME"), **steps)
+    finite = np.where(np.isfinite(x), np.abs(x), 0)
+    most = finite.max(initial=0) * size**2
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6 * most)
+    Path("y.npy").unlink()
