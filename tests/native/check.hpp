@@ -1,4 +1,5 @@
-// CHECK(condition): report and end the test program unless the condition holds, in every build type.
+// CHECK(condition): report and abort the test program, which a fuzzer notices, unless the condition holds, in
+// every build type.
 #pragma once
 
 #include <cstdio>
@@ -8,6 +9,6 @@
   do {                                                                               \
     if (!(condition)) {                                                              \
       std::fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-      std::_Exit(1);                                                                 \
+      std::abort();                                                                  \
     }                                                                                \
   } while (false)
