@@ -129,7 +129,9 @@ def rows_of_scratch():
 
 
 @measured
-@pytest.mark.parametrize(("op", "algorithm", "layout", "shape", "filter_shape", "options"), rows_of_scratch())
+@pytest.mark.parametrize(
+    ("op", "algorithm", "layout", "shape", "filter_shape", "options"), list(rows_of_scratch())
+)
 def test_peak_memory_of_an_algorithm(op, algorithm, layout, shape, filter_shape, options):
     """The first such call of a process that has its threads and its code: no scratch is kept from before."""
     options = {**options, "layout": layout, "algorithm": algorithm, "num_threads": 2}
