@@ -474,14 +474,22 @@ class TestShapesThatCrashed:
         check_grad_input(x.shape, filter, y, stride=13, padding=14)
         check_grad_filter(x, filter.shape, y, stride=13, padding=14)
 
-    @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
-    def test_large_kernel_with_half_padding_and_stride(self, rng, layout):
-        x = random_array(rng, (1, 20, 20, 3) if layout == "NHWC" else (1, 3, 20, 20), "float32")
-        filter = random_array(rng, (125, 125, 3, 1), "float32")
-        keywords = {"stride": 2, "padding": 63, "layout": layout, "algorithm": "direct"}
+    def test_large_kernel_with_half_padding_and_stride(self, rng):
+        x, filter = (
+            random_array(rng, (1, 20, 20, 3), "float32"),
+            random_array(rng, (125, 125, 3, 1), "float32"),
+        )
+        keywords = {"stride": 2, "padding": 63, "algorithm": "direct"}
         y = check_conv2d(x, filter, **keywords)
-        check_grad_input(x.shape, filter, y, **keywords)
+        back = check_grad_input(x.shape, filter, y, **keywords)
         check_grad_filter(x, filter.shape, y, **keywords)
+        # The reference takes seconds for the input gradient; other layouts have its bits.
+        planes, y_planes = (np.ascontiguousarray(np.moveaxis(a, -1, 1)) for a in (x, y))
+        keywords["layout"] = "NCHW"
+        assert np.array_equal(check_conv2d(planes, filter, **keywords), y_planes)
+        check_grad_filter(planes, filter.shape, y_planes, **keywords)
+        back_planes = depthwise.conv2d_grad_input(planes.shape, filter, y_planes, **keywords)
+        assert np.array_equal(np.moveaxis(back_planes, 1, -1), back)
 
 
 class TestDataFormat:
