@@ -38,13 +38,19 @@ void normalise(Axis& a) {
   if (a.kernel <= 1) a.dilation = a.stride;
 }
 
+// Without the zeros, so that no part of the product overflows either.
 void check_product(std::initializer_list<index_t> sizes) {
   index_t product = 1;
-  if (std::find(sizes.begin(), sizes.end(), 0) != sizes.end()) return;
   for (const index_t size : sizes) {
     if (size < 0 || size > kMaxSize / product) throw std::invalid_argument("an array has too many elements");
-    product *= size;
+    product *= std::max<index_t>(size, 1);
   }
+}
+
+void check_work(const Spec& s) {
+  constexpr index_t kMaxWork = index_t{1} << 62;
+  if (s.h.kernel * s.w.kernel > kMaxWork / std::max<index_t>(s.output_elements(), 1))
+    throw std::invalid_argument("the operation has too many multiply-adds");
 }
 
 void check(const Spec& s) {
@@ -53,6 +59,7 @@ void check(const Spec& s) {
   check_product({s.batch, s.h.in, s.w.in, s.channels});
   check_product({s.batch, s.h.out, s.w.out, s.channels, s.multiplier});
   check_product({s.h.kernel, s.w.kernel, s.channels, s.multiplier});
+  check_work(s);
 }
 
 // A border that no tap sees, or that has no pixel to show, is none.
