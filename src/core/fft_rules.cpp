@@ -225,13 +225,11 @@ void share_blocks(const Spec& s, const Need& h, const Need& w, const Choice& bes
   r.parts = std::clamp<index_t>(kMaxSpectraBytes / (r.units * r.sums_bytes), 1, r.parts);
 }
 
-// What the direct kernels take, for what choose() counts. Those of the filter gradient sum all taps, whether
-// they meet the image or not.
+// What the direct kernels take, for what choose() counts.
 double direct_cycles(const Spec& s, const Need& h, const Need& w) {
   const double lines = static_cast<double>(s.out_channels() * compute_bytes(s.dtype)) / kLineBytes;
   if (s.op == Op::grad_filter)
-    return kDirectGradFilterCycles * lines * static_cast<double>(s.batch * s.h.out * s.w.out) *
-           static_cast<double>(s.h.kernel * s.w.kernel);
+    return kDirectGradFilterCycles * lines * static_cast<double>(s.batch) * h.live * w.live;
   return kDirectCycles * lines * h.live * w.live;
 }
 

@@ -182,6 +182,18 @@ void choose_grad_block(Tile& tile, const Problem& p, index_t least, index_t most
   }
 }
 
+// In place: blocks of whole rows, and as many channels as leave enough tasks. Those of a pixel are adjacent.
+void choose_grad_direct(Tile& tile, const Problem& p, index_t units, index_t unit_sums) {
+  constexpr index_t kRows = 16, kLeastUnits = 8;
+  const index_t positions = std::max<index_t>(1, grad_positions(p.h, p.h.out_count));
+  tile.columns = std::max<index_t>(1, p.w.out_count);
+  tile.rows = ceil_div(positions, ceil_div(positions, kRows));
+  if (tile.rows % p.h.stride != 0 && tile.rows < positions) tile.rows += p.h.stride - tile.rows % p.h.stride;
+  tile.units = std::clamp<index_t>(units / 8, std::min(units, kLeastUnits), std::max<index_t>(1, units));
+  tile.units = std::clamp<index_t>(kMaxGradSums / std::max<index_t>(unit_sums, 1), 1, tile.units);
+  tile.units = ceil_div(units, ceil_div(units, tile.units));
+}
+
 // Enough tasks for the threads: by units alone where there are many, else by parts of the blocks.
 Rule grad_filter_rule(const Spec& spec, int vector_bytes, GradForm form) {
   Problem p(spec);
@@ -195,29 +207,21 @@ Rule grad_filter_rule(const Spec& spec, int vector_bytes, GradForm form) {
   r.tile.period = static_cast<int>(std::min<index_t>(pixel / std::gcd(pixel, lanes), 99));
   r.units = !flat ? ceil_div(p.channels, line) : nhwc ? 1 : spec.channels;
   const auto layout = [&](const Tile& t) { return grad_layout(spec, t, p.h, p.w, form, lanes); };
-  // In place, a block's rows hold the channels of all units of its task.
-  const auto bytes = [&](const Tile& t) {
-    const index_t rows = t.rows + ceil_div(t.rows, p.h.stride) * p.w.stride;
-    return form == GradForm::direct ? t.images * rows * p.w.out_count * t.units * kLineBytes
-                                    : grad_panel_elements(layout(t), t) * element;
-  };
+  const auto bytes = [&](const Tile& t) { return grad_panel_elements(layout(t), t) * element; };
   const auto scratch = [&](const Tile& t) { return grad_scratch_bytes(layout(t), t, p.w, spec.dtype); };
   r.tile.columns = p.w.out_count;
   r.tile.rows = 8;
-  const index_t most = form == GradForm::direct ? caches().l2 / 4 : caches().l1;
-  if (form != GradForm::direct) fit_columns(r.tile, most, 16, bytes);
-  r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));
-  // In place, the channels of a pixel are adjacent: many of them in one task are read from few pages.
-  constexpr index_t kFewUnits = 4;
   const auto sums = [&](const Tile& t) { return t.units * layout(t).sums * element; };
-  const auto too_many = [&](Tile t) {
-    t.rows = kGradRows;
-    return sums(t) > kMaxGradSums || (t.units > kFewUnits && bytes(t) > most);
-  };
-  r.tile.units = form == GradForm::direct ? std::max<index_t>(r.units, 1)
-                                          : std::clamp<index_t>(r.units / 8, 1, flat ? 16 : kFewUnits);
-  while (r.tile.units > 1 && too_many(r.tile)) r.tile.units = ceil_div(r.tile.units, 2);
-  choose_grad_block(r.tile, p, flat ? 256 * lanes : 512, most, bytes);
+  if (form == GradForm::direct) {
+    choose_grad_direct(r.tile, p, r.units, sums(r.tile));
+  } else {
+    const index_t most = caches().l1;
+    fit_columns(r.tile, most, 16, bytes);
+    r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));
+    r.tile.units = std::clamp<index_t>(r.units / 8, 1, flat ? 16 : 4);
+    while (r.tile.units > 1 && sums(r.tile) > kMaxGradSums) r.tile.units = ceil_div(r.tile.units, 2);
+    choose_grad_block(r.tile, p, flat ? 256 * lanes : 512, most, bytes);
+  }
   r.blocks = grad_blocks(spec, r.tile, p.h, p.w, class_count(spec.op, spec.h, r.rows),
                          class_count(spec.op, spec.w, r.columns))
                  .count();
@@ -321,7 +325,7 @@ Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
   Rule r = grad_filter_rule(spec, vector_bytes, GradForm::direct);
   r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 &&
               element == dtype_bytes(spec.dtype) && spec.channels * element >= vector_bytes;
-  r.preferred = spec.channels * element % kAliasingBytes != 0;
+  r.preferred = true;
   r.reason = "channels fill the lanes, and both images are read in place";
   return r;
 }

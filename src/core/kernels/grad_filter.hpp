@@ -12,7 +12,7 @@
 #include "flat_pack.hpp"
 #include "generic.hpp"
 #include "grad_layout.hpp"
-#include "grad_tile.hpp"
+#include "grad_strip.hpp"
 
 namespace {
 
@@ -113,7 +113,7 @@ class GradFilter {
     };
     x_panel_ = take(task.tile->images * layout_.x_rows * layout_.x_row);
     grad_panel_ = take(task.tile->images * layout_.grad_rows * layout_.grad_row);
-    sums_ = take(layout_.sums);
+    sums_ = take(layout_.running * layout_.sums);
     totals_ = take(units_ * layout_.sums);
     lost_ = take(units_ * layout_.sums);
     runs_ = reinterpret_cast<GradRun<T>*>(at);
@@ -129,9 +129,13 @@ class GradFilter {
                         totals_, lost_);
       return write();
     }
-    for (index_t block = task_.block_begin; block < task_.block_end; ++block)
-      if (enter(block))
-        for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) sum_unit();
+    if constexpr (kDirect) {
+      sum_in_place();
+    } else {
+      for (index_t block = task_.block_begin; block < task_.block_end; ++block)
+        if (enter(block))
+          for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) sum_unit();
+    }
     if (task_.parts == 1) return write();
     T* to = reinterpret_cast<T*>(task_.sums + task_.sums_offset);
     for (index_t i = 0; i < all; ++i) to[i] = totals_[i];
@@ -233,6 +237,8 @@ class GradFilter {
       if constexpr (kDirect && sizeof(S) == sizeof(T)) {
         run.x = input_row(i, 0) + w_.source(w_.stride * column_) * x_image_.column_step;
         run.grad = gradient_row(i, 0);
+        run.next_x = reinterpret_cast<std::uintptr_t>(run.x + begin_ * h_.src_step * x_image_.row_step);
+        run.next_grad = reinterpret_cast<std::uintptr_t>(gradient_row(i, grad_begin_));
       } else {
         run.x = packed_input(i, 0) - (kFlat ? 0 : columns_inside_.begin * kL);
         run.grad = packed_gradient(i, 0);
@@ -240,14 +246,8 @@ class GradFilter {
     }
   }
 
-  // What follows the current unit in its block, or else the first unit of the next block, roughly. Images
-  // read in place are left to the hardware, which sees their rows.
+  // What follows the current unit in its block, or else the first unit of the next block, roughly.
   void find_next() {
-    if (kDirect) {
-      for (index_t i = 0; i < images_; ++i)
-        runs_[i].next_x = runs_[i].next_grad = reinterpret_cast<std::uintptr_t>(sums_);
-      return;
-    }
     const bool last = unit_ + 1 == task_.unit_end;
     const index_t unit = last ? task_.unit_begin : unit_ + 1,
                   rows = blocks_.row_blocks > 1 ? task_.tile->rows : 0;
@@ -274,11 +274,9 @@ class GradFilter {
     find_next();
     const index_t at = (unit_ - task_.unit_begin) * layout_.sums;
     clear(sums_, layout_.sums);
-    if constexpr (!kDirect)
-      for (index_t i = 0; i < images_; ++i) pack_input(i);
+    for (index_t i = 0; i < images_; ++i) pack_input(i);
     for (index_t o = 0; o < layout_.outputs; ++o) {
-      if constexpr (!kDirect)
-        for (index_t i = 0; i < images_; ++i) pack_gradient(i, o);
+      for (index_t i = 0; i < images_; ++i) pack_gradient(i, o);
       if constexpr (kFlat)
         sum_flat(o);
       else
@@ -351,7 +349,6 @@ class GradFilter {
         !kFlat && kLayout == Layout::nchw;  // a unit's planes are adjacent: fetched line by line
     b.next_x_row = planes ? spec_.w.in * kL * bytes : h_.src_step * x_image_.row_step * bytes;
     b.next_grad_row = planes ? spec_.w.out * kL * bytes : h_.out_step * grad_image_.row_step * bytes;
-    if (kDirect) b.next_x_row = b.next_grad_row = 0;
     b.offsets = offsets_;
     b.sums = sums_;
     b.sum_row = w_.taps * layout_.tap;
@@ -359,41 +356,95 @@ class GradFilter {
     return b;
   }
 
-  // The channel of lane 0 of a vector; the last vector overlaps its neighbour where channels lie in the
-  // image.
-  index_t first_channel(int v) const {
-    const index_t channel = lane() + v;
-    return kDirect ? smaller(channel, grad_image_.channels - kV) : channel;
+  index_t taps_from(index_t j) const { return clamp(columns_inside_.begin - w_.stride * j, w_.taps); }
+  index_t taps_end(index_t j) const { return clamp(columns_inside_.end - w_.stride * j, w_.taps); }
+
+  // How many columns from j on, at most `most`, the same taps read inside the image.
+  index_t alike(index_t j, index_t most) const {
+    const index_t from = taps_from(j), end = taps_end(j), last = smaller(columns_, j + most);
+    index_t i = j + 1;
+    while (i < last && taps_from(i) == from && taps_end(i) == end) ++i;
+    return i - j;
   }
 
-  // Columns that the same taps read inside the image go together.
+  // Columns with the same taps go together.
   void sum_lines(int v) const {
     GradBlock<T> b = block();
-    const index_t x_step = kDirect ? w_.stride * w_.src_step * x_image_.column_step : w_.stride * kL;
+    const index_t x_step = w_.stride * kL;
     b.x_step = x_step;
-    b.grad_step = kDirect ? w_.out_step * grad_image_.column_step : kL;
+    b.grad_step = kL;
     constexpr bool planes = kLayout == Layout::nchw;
     b.next_x_step =
         w_.stride * w_.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
     b.next_grad_step =
         w_.out_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : grad_image_.column_step);
-    if (kDirect) b.next_x_step = b.next_grad_step = 0;
     b.sums += v;
-    const index_t first = kDirect ? first_channel(v) : v;
-    const auto taps_from = [this](index_t j) {
-      return clamp(columns_inside_.begin - w_.stride * j, w_.taps);
-    };
-    const auto taps_end = [this](index_t j) { return clamp(columns_inside_.end - w_.stride * j, w_.taps); };
     for (index_t j = 0; j < columns_; j += b.columns) {
       b.next_x_first = j * b.next_x_step;
       b.next_grad_first = j * b.next_grad_step;
-      const index_t from = taps_from(j), end = taps_end(j);
-      b.columns = 1;
-      while (j + b.columns < columns_ && taps_from(j + b.columns) == from && taps_end(j + b.columns) == end)
-        ++b.columns;
-      b.x_first = first + j * x_step;
-      b.grad_first = first + j * b.grad_step;
-      grad_taps<T>(b, h_.taps, from, end);
+      b.columns = alike(j, columns_);
+      b.x_first = v + j * x_step;
+      b.grad_first = v + j * b.grad_step;
+      grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
+    }
+  }
+
+  // In the order of memory: all channels of a few columns, then the next columns. Sums run over several
+  // blocks where these are small.
+  void sum_in_place() {
+    constexpr index_t kPositions = 512;
+    const index_t all = units_ * layout_.sums;
+    clear(sums_, all);
+    index_t positions = 0;
+    for (index_t block = task_.block_begin; block < task_.block_end; ++block) {
+      if (enter(block)) {
+        sum_block();
+        positions += (end_ - begin_) * columns_;
+      }
+      if (positions < kPositions && block + 1 < task_.block_end) continue;
+      add_compensated(sums_, all, totals_, lost_);
+      clear(sums_, all);
+      positions = 0;
+    }
+  }
+
+  void sum_block() const {
+    constexpr index_t kColumns = 8;  // whose lines stay in the first-level cache
+    GradBlock<T> b = block();
+    b.pixel = w_.src_step * x_image_.column_step;
+    b.x_step = w_.stride * b.pixel;
+    b.grad_step = w_.out_step * grad_image_.column_step;
+    b.next_x_step = b.x_step * static_cast<index_t>(sizeof(S));
+    b.next_grad_step = b.grad_step * static_cast<index_t>(sizeof(S));
+    const bool strips = h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && w_.stride <= 2;
+    for (index_t j = 0; j < columns_; j += b.columns) {
+      b.columns = strips ? smaller(kColumns, columns_ - j) : alike(j, kColumns);
+      sum_columns(b, j, strips);
+    }
+  }
+
+  // All channels of the block's columns, from j on. Ahead of them by a few lines, what follows is fetched.
+  void sum_columns(GradBlock<T> b, index_t j, bool strips) const {
+    constexpr index_t kLines = 3, lines = kL / kV;
+    const index_t first = task_.unit_begin * kL,
+                  channels = smaller(task_.unit_end * kL, grad_image_.channels),
+                  vectors = (channels - first + kV - 1) / kV;
+    T* const sums = b.sums;
+    for (index_t i = 0; i < vectors; ++i) {
+      const index_t channel = smaller(first + i * kV, grad_image_.channels - kV);
+      const index_t next = i + kLines * lines, chunks = next / vectors, ahead = (next % vectors - i) * kV;
+      constexpr index_t bytes = sizeof(S);
+      b.x_first = channel + j * b.x_step;
+      b.grad_first = channel + j * b.grad_step;
+      b.ahead_x = (chunks * b.columns * b.x_step + ahead) * bytes;
+      b.ahead_grad = (chunks * b.columns * b.grad_step + ahead) * bytes;
+      b.next_x_first = b.x_first * bytes + b.ahead_x;
+      b.next_grad_first = b.grad_first * bytes + b.ahead_grad;
+      b.sums = sums + i / lines * layout_.sums + i % lines * kV;
+      if (strips)
+        grad_strips<T>(b, columns_inside_.begin - w_.stride * j, columns_inside_.end - w_.stride * j);
+      else
+        grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
     }
   }
 

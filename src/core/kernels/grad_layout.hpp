@@ -43,7 +43,8 @@ struct GradLayout {
   index_t x_row, x_rows;    // packed rows of one image under a block
   index_t phases, segment;  // of a packed input row
   index_t grad_row, grad_rows;
-  index_t sums;  // of all taps of a unit
+  index_t sums;     // of all taps of a unit
+  index_t running;  // units whose sums run at a time
 };
 
 DEPTHWISE_SHARED GradLayout grad_layout(const Spec& spec, const Tile& tile, const AxisClass& h,
@@ -65,6 +66,7 @@ DEPTHWISE_SHARED GradLayout grad_layout(const Spec& spec, const Tile& tile, cons
   l.grad_rows = (tile.rows + larger(1, h.taps) - 2) / h.stride + 1;
   if (l.grad_rows > h.out_count) l.grad_rows = h.out_count;
   l.sums = l.outputs * spec.h.kernel * spec.w.kernel * l.tap;
+  l.running = form == GradForm::direct ? tile.units : 1;
   return l;
 }
 
@@ -75,7 +77,7 @@ DEPTHWISE_SHARED index_t grad_panel_elements(const GradLayout& l, const Tile& ti
 DEPTHWISE_SHARED index_t grad_scratch_bytes(const GradLayout& l, const Tile& tile, const AxisClass& w,
                                             DType dtype) {
   constexpr index_t run_bytes = 6 * 8;
-  return (grad_panel_elements(l, tile) + (1 + 2 * tile.units) * l.sums) * compute_bytes(dtype) +
+  return (grad_panel_elements(l, tile) + (l.running + 2 * tile.units) * l.sums) * compute_bytes(dtype) +
          tile.images * run_bytes + w.taps * 8 + kLineBytes;
 }
 

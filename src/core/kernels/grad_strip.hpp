@@ -1,0 +1,106 @@
+// The 9 sums of a 3x3 filter gradient, channels in the lanes: strips of several columns walk down the rows
+// together.
+//
+// All sums stay in registers, and so do the gradients that an input meets. An input is loaded once for all
+// columns of the strip: 10 loads for the 36 multiply-adds of four columns, which matters most where lines of
+// neighbouring pixels evict each other from the first-level cache.
+#pragma once
+
+#include "grad_tile.hpp"
+
+namespace {
+
+// Columns whose gradients fit into the registers beside the sums.
+inline constexpr int kStripColumns = simd::kRegisters >= 32 ? 4 : 1;
+
+// Walks down a strip from gradient row u on. Both pointers are at row u; `inside` tells which inputs exist.
+template <class T, int Columns, int Stride, bool Edge>
+DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& run, index_t u, index_t end,
+                                      const T* x, const T* grad, Inside inside, vec<T> (&acc)[3][3]) {
+  constexpr int depth = (2 + Stride) / Stride;
+  const index_t pixel = b.pixel, grad_step = b.grad_step;
+  vec<T> window[depth][Columns];
+  const auto load_row = [&](index_t row, const T* from, vec<T>(&to)[Columns]) {
+    const bool exists = row >= b.grad_begin && row < b.grad_end;
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c, from += grad_step) {
+      opaque(from);
+      to[c] = exists ? simd::load(from) : vec<T>{};
+      fetch(reinterpret_cast<std::uintptr_t>(from) + b.ahead_grad);
+    }
+  };
+#pragma GCC unroll 2
+  for (int i = 1; i < depth; ++i) load_row(u - i, grad - i * b.grad_row, window[i]);
+  for (index_t position = u * Stride; u < end; ++u, grad += b.grad_row) {
+    load_row(u, grad, window[0]);
+#pragma GCC unroll 2
+    for (int phase = 0; phase < Stride; ++phase, ++position, x += b.x_row) {
+      if (Stride > 1 && (position < run.begin || position >= run.end)) continue;
+      const T* at = x;
+#pragma GCC unroll 16
+      for (int i = 0; i < (Columns - 1) * Stride + 3; ++i, at += pixel) {
+        opaque(at);
+        if (i < Columns * Stride) fetch(reinterpret_cast<std::uintptr_t>(at) + b.ahead_x);
+        if (Edge && !inside(i)) continue;
+        vec<T> input = simd::load(at);
+        keep(input);
+#pragma GCC unroll 4
+        for (int c = 0; c < Columns; ++c)
+          if (i >= c * Stride && i - c * Stride < 3)
+#pragma GCC unroll 4
+            for (int r = phase; r < 3; r += Stride)
+              acc[r][i - c * Stride] = simd::fma(input, window[r / Stride][c], acc[r][i - c * Stride]);
+      }
+    }
+#pragma GCC unroll 2
+    for (int i = depth - 1; i > 0; --i)
+#pragma GCC unroll 4
+      for (int c = 0; c < Columns; ++c) window[i][c] = window[i - 1][c];
+  }
+}
+
+// The strip from column `column` of the block on.
+template <class T, int Columns, int Stride, bool Edge>
+void grad_strip(const GradBlock<T>& b, index_t column, Inside inside) {
+  constexpr int depth = (2 + Stride) / Stride;
+  vec<T> acc[3][3];
+#pragma GCC unroll 9
+  for (int t = 0; t < 9; ++t) acc[t / 3][t % 3] = simd::load(b.sums + t / 3 * b.sum_row + t % 3 * b.sum_step);
+  for (index_t i = 0; i < b.run_count; ++i) {
+    const GradRun<T>& run = b.runs[i];
+    const index_t u = run.begin / Stride, rows = b.grad_end + depth - 1, last = (run.end - 1) / Stride + 1;
+    grad_strip_rows<T, Columns, Stride, Edge>(
+        b, run, u, last < rows ? last : rows, run.x + b.x_first + column * b.x_step + u * Stride * b.x_row,
+        run.grad + b.grad_first + column * b.grad_step + u * b.grad_row, inside, acc);
+  }
+#pragma GCC unroll 9
+  for (int t = 0; t < 9; ++t) simd::store(b.sums + t / 3 * b.sum_row + t % 3 * b.sum_step, acc[t / 3][t % 3]);
+}
+
+template <class T>
+using StripFunction = void (*)(const GradBlock<T>&, index_t column, Inside inside);
+
+template <class T, int Columns = kStripColumns>
+StripFunction<T> strip_function(index_t columns, index_t stride, bool edge) {
+  if constexpr (Columns > 1)
+    if (columns < Columns) return strip_function<T, Columns - 1>(columns, stride, edge);
+  if (stride == 1) return edge ? grad_strip<T, Columns, 1, true> : grad_strip<T, Columns, 1, false>;
+  return edge ? grad_strip<T, Columns, 2, true> : grad_strip<T, Columns, 2, false>;
+}
+
+// Adds all 9 sums over the block's columns, with stride 1 or 2. Of the row's inputs, counted from the first
+// column's first, those in [begin, end) exist.
+template <class T>
+void grad_strips(const GradBlock<T>& b, index_t begin, index_t end) {
+  for (index_t j = 0, columns; j < b.columns; j += columns) {
+    columns = even_share(b.columns - j, kStripColumns);
+    const index_t inputs = (columns - 1) * b.stride + 3;
+    const auto clamp = [inputs](index_t i) { return i < 0 ? 0 : i < inputs ? i : inputs; };
+    const int first = static_cast<int>(clamp(begin - j * b.stride)),
+              last = static_cast<int>(clamp(end - j * b.stride));
+    const bool edge = first > 0 || last < inputs;
+    strip_function<T>(columns, b.stride, edge)(b, j, {first, last - first});
+  }
+}
+
+}  // namespace
