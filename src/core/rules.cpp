@@ -325,7 +325,7 @@ Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
   Rule r = grad_filter_rule(spec, vector_bytes, GradForm::direct);
   r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 &&
               element == dtype_bytes(spec.dtype) && spec.channels * element >= vector_bytes;
-  r.preferred = true;
+  r.preferred = vector_bytes == kLineBytes || spec.channels * element % kAliasingBytes != 0;
   r.reason = "channels fill the lanes, and both images are read in place";
   return r;
 }

@@ -425,17 +425,19 @@ class GradFilter {
 
   // All channels of the block's columns, from j on. Ahead of them by a few lines, what follows is fetched.
   void sum_columns(GradBlock<T> b, index_t j, bool strips) const {
-    constexpr index_t kLines = 3, lines = kL / kV;
+    constexpr index_t lines = kL / kV;
     const index_t first = task_.unit_begin * kL,
                   channels = smaller(task_.unit_end * kL, grad_image_.channels),
                   vectors = (channels - first + kV - 1) / kV;
     T* const sums = b.sums;
     for (index_t i = 0; i < vectors; ++i) {
       const index_t channel = smaller(first + i * kV, grad_image_.channels - kV);
-      const index_t next = i + kLines * lines, chunks = next / vectors, ahead = (next % vectors - i) * kV;
+      const index_t next = i + kFetchedLines * lines, chunks = next / vectors,
+                    ahead = (next % vectors - i) * kV;
       constexpr index_t bytes = sizeof(S);
       b.x_first = channel + j * b.x_step;
       b.grad_first = channel + j * b.grad_step;
+      b.fetches = i % (kFetchedLines * lines) == 0;
       b.ahead_x = (chunks * b.columns * b.x_step + ahead) * bytes;
       b.ahead_grad = (chunks * b.columns * b.grad_step + ahead) * bytes;
       b.next_x_first = b.x_first * bytes + b.ahead_x;

@@ -13,12 +13,21 @@ namespace {
 // Columns whose gradients fit into the registers beside the sums.
 inline constexpr int kStripColumns = simd::kRegisters >= 32 ? 4 : 1;
 
+// Lines of channels that are fetched at a time: pixels whose lines all fall into one set of the first-level
+// cache are fetched in parallel only as far as the set has ways, lines beside each other in any number.
+inline constexpr int kFetchedLines = 4;
+DEPTHWISE_INLINE void fetch_lines(std::uintptr_t address) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kFetchedLines; ++i) fetch(address + i * kLineBytes);
+}
+
 // Walks down a strip from gradient row u on. Both pointers are at row u; `inside` tells which inputs exist.
 template <class T, int Columns, int Stride, bool Edge>
 DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& run, index_t u, index_t end,
                                       const T* x, const T* grad, Inside inside, vec<T> (&acc)[3][3]) {
   constexpr int depth = (2 + Stride) / Stride;
   const index_t pixel = b.pixel, grad_step = b.grad_step;
+  const bool fetches = b.fetches;
   vec<T> window[depth][Columns];
   const auto load_row = [&](index_t row, const T* from, vec<T>(&to)[Columns]) {
     const bool exists = row >= b.grad_begin && row < b.grad_end;
@@ -26,7 +35,7 @@ DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& r
     for (int c = 0; c < Columns; ++c, from += grad_step) {
       opaque(from);
       to[c] = exists ? simd::load(from) : vec<T>{};
-      fetch(reinterpret_cast<std::uintptr_t>(from) + b.ahead_grad);
+      if (fetches) fetch_lines(reinterpret_cast<std::uintptr_t>(from) + b.ahead_grad);
     }
   };
 #pragma GCC unroll 2
@@ -40,7 +49,7 @@ DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& r
 #pragma GCC unroll 16
       for (int i = 0; i < (Columns - 1) * Stride + 3; ++i, at += pixel) {
         opaque(at);
-        if (i < Columns * Stride) fetch(reinterpret_cast<std::uintptr_t>(at) + b.ahead_x);
+        if (i < Columns * Stride && fetches) fetch_lines(reinterpret_cast<std::uintptr_t>(at) + b.ahead_x);
         if (Edge && !inside(i)) continue;
         vec<T> input = simd::load(at);
         keep(input);

@@ -32,8 +32,9 @@ struct GradBlock {
   index_t x_row, grad_row;       // from row to row
   index_t x_first, grad_first;
   index_t x_step, grad_step, columns;
-  index_t pixel;                // from input to input
-  index_t ahead_x, ahead_grad;  // in bytes, from what is read to what is fetched meanwhile
+  index_t pixel;  // from input to input
+  bool fetches;
+  index_t ahead_x, ahead_grad;  // in bytes, from what is read to the first line that is fetched meanwhile
   // In bytes, as for x and grad.
   index_t next_x_row, next_grad_row, next_x_first, next_grad_first, next_x_step, next_grad_step;
   const index_t* offsets;
