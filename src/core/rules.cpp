@@ -360,8 +360,10 @@ bool plane_tiles(const Spec& spec) {
 Rule nchw_small_planes(const Spec& spec, int vector_bytes) {
   Rule r = vector_rule(spec, vector_bytes, true);
   r.applies = r.applies && spec.layout == Layout::nchw;
-  r.preferred = plane_use(spec, vector_bytes) < 0.55 && line_use(spec) > plane_use(spec, vector_bytes) &&
-                !plane_tiles(spec);
+  // The filter gradient transposes whole planes, which lie as one row.
+  const bool few = spec.op == Op::grad_filter && spec.w.in * compute_bytes(spec.dtype) <= kLineBytes;
+  const double planes = plane_use(spec, vector_bytes), lines = line_use(spec);
+  r.preferred = few ? lines > 0.7 : planes < 0.55 && lines > planes && !plane_tiles(spec);
   r.reason = "rows are too short to fill the lanes: channels are transposed into them";
   return r;
 }

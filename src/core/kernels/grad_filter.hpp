@@ -367,25 +367,35 @@ class GradFilter {
     return i - j;
   }
 
-  // Columns with the same taps go together.
+  bool strips() const { return h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && w_.stride <= 2; }
+
+  // The sums of the block's columns, from column j of the panel on.
+  void add_columns(const GradBlock<T>& b, index_t j) const {
+    if (strips())
+      grad_strips<T>(b, columns_inside_.begin - w_.stride * j, columns_inside_.end - w_.stride * j);
+    else
+      grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
+  }
+
+  // Columns with the same taps go together; strips know of edges.
   void sum_lines(int v) const {
     GradBlock<T> b = block();
-    const index_t x_step = w_.stride * kL;
-    b.x_step = x_step;
+    b.pixel = kL;
+    b.x_step = w_.stride * kL;
     b.grad_step = kL;
     constexpr bool planes = kLayout == Layout::nchw;
-    b.next_x_step =
-        w_.stride * w_.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
+    b.next_pixel = w_.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
+    b.next_x_step = w_.stride * b.next_pixel;
     b.next_grad_step =
         w_.out_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : grad_image_.column_step);
     b.sums += v;
     for (index_t j = 0; j < columns_; j += b.columns) {
       b.next_x_first = j * b.next_x_step;
       b.next_grad_first = j * b.next_grad_step;
-      b.columns = alike(j, columns_);
-      b.x_first = v + j * x_step;
+      b.columns = strips() ? columns_ : alike(j, columns_);
+      b.x_first = v + j * b.x_step;
       b.grad_first = v + j * b.grad_step;
-      grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
+      add_columns(b, j);
     }
   }
 
@@ -414,39 +424,32 @@ class GradFilter {
     b.pixel = w_.src_step * x_image_.column_step;
     b.x_step = w_.stride * b.pixel;
     b.grad_step = w_.out_step * grad_image_.column_step;
+    b.next_pixel = b.pixel * static_cast<index_t>(sizeof(S));
     b.next_x_step = b.x_step * static_cast<index_t>(sizeof(S));
     b.next_grad_step = b.grad_step * static_cast<index_t>(sizeof(S));
-    const bool strips = h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && w_.stride <= 2;
     for (index_t j = 0; j < columns_; j += b.columns) {
-      b.columns = strips ? smaller(kColumns, columns_ - j) : alike(j, kColumns);
-      sum_columns(b, j, strips);
+      b.columns = strips() ? smaller(kColumns, columns_ - j) : alike(j, kColumns);
+      sum_columns(b, j);
     }
   }
 
-  // All channels of the block's columns, from j on. Ahead of them by a few lines, what follows is fetched.
-  void sum_columns(GradBlock<T> b, index_t j, bool strips) const {
-    constexpr index_t lines = kL / kV;
+  // All channels of the block's columns, from j on. What follows, a few lines ahead, is fetched.
+  void sum_columns(GradBlock<T> b, index_t j) const {
+    constexpr index_t kLines = 3, lines = kL / kV;
     const index_t first = task_.unit_begin * kL,
                   channels = smaller(task_.unit_end * kL, grad_image_.channels),
                   vectors = (channels - first + kV - 1) / kV;
     T* const sums = b.sums;
     for (index_t i = 0; i < vectors; ++i) {
       const index_t channel = smaller(first + i * kV, grad_image_.channels - kV);
-      const index_t next = i + kFetchedLines * lines, chunks = next / vectors,
-                    ahead = (next % vectors - i) * kV;
+      const index_t next = i + kLines * lines, chunks = next / vectors, ahead = (next % vectors - i) * kV;
       constexpr index_t bytes = sizeof(S);
       b.x_first = channel + j * b.x_step;
       b.grad_first = channel + j * b.grad_step;
-      b.fetches = i % (kFetchedLines * lines) == 0;
-      b.ahead_x = (chunks * b.columns * b.x_step + ahead) * bytes;
-      b.ahead_grad = (chunks * b.columns * b.grad_step + ahead) * bytes;
-      b.next_x_first = b.x_first * bytes + b.ahead_x;
-      b.next_grad_first = b.grad_first * bytes + b.ahead_grad;
+      b.next_x_first = (b.x_first + chunks * b.columns * b.x_step + ahead) * bytes;
+      b.next_grad_first = (b.grad_first + chunks * b.columns * b.grad_step + ahead) * bytes;
       b.sums = sums + i / lines * layout_.sums + i % lines * kV;
-      if (strips)
-        grad_strips<T>(b, columns_inside_.begin - w_.stride * j, columns_inside_.end - w_.stride * j);
-      else
-        grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
+      add_columns(b, j);
     }
   }
 

@@ -13,21 +13,20 @@ namespace {
 // Columns whose gradients fit into the registers beside the sums.
 inline constexpr int kStripColumns = simd::kRegisters >= 32 ? 4 : 1;
 
-// Lines of channels that are fetched at a time: pixels whose lines all fall into one set of the first-level
-// cache are fetched in parallel only as far as the set has ways, lines beside each other in any number.
-inline constexpr int kFetchedLines = 4;
-DEPTHWISE_INLINE void fetch_lines(std::uintptr_t address) {
-#pragma GCC unroll 4
-  for (int i = 0; i < kFetchedLines; ++i) fetch(address + i * kLineBytes);
-}
+// Where a walk reads, and what is fetched meanwhile, in bytes.
+template <class T>
+struct StripPlace {
+  const T *x, *grad;
+  std::uintptr_t next_x, next_grad;
+};
 
-// Walks down a strip from gradient row u on. Both pointers are at row u; `inside` tells which inputs exist.
+// Walks down a strip from gradient row u on, where the place is; `inside` tells which inputs exist.
 template <class T, int Columns, int Stride, bool Edge>
 DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& run, index_t u, index_t end,
-                                      const T* x, const T* grad, Inside inside, vec<T> (&acc)[3][3]) {
+                                      StripPlace<T> at, Inside inside, vec<T> (&acc)[3][3]) {
   constexpr int depth = (2 + Stride) / Stride;
-  const index_t pixel = b.pixel, grad_step = b.grad_step;
-  const bool fetches = b.fetches;
+  const index_t pixel = b.pixel, next_pixel = b.next_pixel, grad_step = b.grad_step,
+                next_grad_step = b.next_grad_step;
   vec<T> window[depth][Columns];
   const auto load_row = [&](index_t row, const T* from, vec<T>(&to)[Columns]) {
     const bool exists = row >= b.grad_begin && row < b.grad_end;
@@ -35,23 +34,27 @@ DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& r
     for (int c = 0; c < Columns; ++c, from += grad_step) {
       opaque(from);
       to[c] = exists ? simd::load(from) : vec<T>{};
-      if (fetches) fetch_lines(reinterpret_cast<std::uintptr_t>(from) + b.ahead_grad);
     }
   };
 #pragma GCC unroll 2
-  for (int i = 1; i < depth; ++i) load_row(u - i, grad - i * b.grad_row, window[i]);
-  for (index_t position = u * Stride; u < end; ++u, grad += b.grad_row) {
-    load_row(u, grad, window[0]);
+  for (int i = 1; i < depth; ++i) load_row(u - i, at.grad - i * b.grad_row, window[i]);
+  for (index_t position = u * Stride; u < end; ++u, at.grad += b.grad_row, at.next_grad += b.next_grad_row) {
+    load_row(u, at.grad, window[0]);
+    std::uintptr_t next_grad = at.next_grad;
+#pragma GCC unroll 4
+    for (int c = 0; c < Columns; ++c, next_grad += next_grad_step) fetch(next_grad);
 #pragma GCC unroll 2
-    for (int phase = 0; phase < Stride; ++phase, ++position, x += b.x_row) {
+    for (int phase = 0; phase < Stride; ++phase, ++position, at.x += b.x_row, at.next_x += b.next_x_row) {
       if (Stride > 1 && (position < run.begin || position >= run.end)) continue;
-      const T* at = x;
+      const T* x = at.x;
+      std::uintptr_t next_x = at.next_x;
 #pragma GCC unroll 16
-      for (int i = 0; i < (Columns - 1) * Stride + 3; ++i, at += pixel) {
-        opaque(at);
-        if (i < Columns * Stride && fetches) fetch_lines(reinterpret_cast<std::uintptr_t>(at) + b.ahead_x);
+      for (int i = 0; i < (Columns - 1) * Stride + 3; ++i, x += pixel, next_x += next_pixel) {
+        opaque(x);
+        opaque(next_x);
+        if (i < Columns * Stride) fetch(next_x);
         if (Edge && !inside(i)) continue;
-        vec<T> input = simd::load(at);
+        vec<T> input = simd::load(x);
         keep(input);
 #pragma GCC unroll 4
         for (int c = 0; c < Columns; ++c)
@@ -78,9 +81,11 @@ void grad_strip(const GradBlock<T>& b, index_t column, Inside inside) {
   for (index_t i = 0; i < b.run_count; ++i) {
     const GradRun<T>& run = b.runs[i];
     const index_t u = run.begin / Stride, rows = b.grad_end + depth - 1, last = (run.end - 1) / Stride + 1;
-    grad_strip_rows<T, Columns, Stride, Edge>(
-        b, run, u, last < rows ? last : rows, run.x + b.x_first + column * b.x_step + u * Stride * b.x_row,
-        run.grad + b.grad_first + column * b.grad_step + u * b.grad_row, inside, acc);
+    const StripPlace<T> at{run.x + b.x_first + column * b.x_step + u * Stride * b.x_row,
+                           run.grad + b.grad_first + column * b.grad_step + u * b.grad_row,
+                           run.next_x + b.next_x_first + column * b.next_x_step,
+                           run.next_grad + b.next_grad_first + column * b.next_grad_step};
+    grad_strip_rows<T, Columns, Stride, Edge>(b, run, u, last < rows ? last : rows, at, inside, acc);
   }
 #pragma GCC unroll 9
   for (int t = 0; t < 9; ++t) simd::store(b.sums + t / 3 * b.sum_row + t % 3 * b.sum_step, acc[t / 3][t % 3]);

@@ -32,11 +32,9 @@ struct GradBlock {
   index_t x_row, grad_row;       // from row to row
   index_t x_first, grad_first;
   index_t x_step, grad_step, columns;
-  index_t pixel;  // from input to input
-  bool fetches;
-  index_t ahead_x, ahead_grad;  // in bytes, from what is read to the first line that is fetched meanwhile
+  index_t pixel;  // from input to input, as x_step is from column to column
   // In bytes, as for x and grad.
-  index_t next_x_row, next_grad_row, next_x_first, next_grad_first, next_x_step, next_grad_step;
+  index_t next_x_row, next_grad_row, next_x_first, next_grad_first, next_x_step, next_grad_step, next_pixel;
   const index_t* offsets;
   T* sums;
   index_t sum_row, sum_step;

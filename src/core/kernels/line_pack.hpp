@@ -57,9 +57,14 @@ void pack_repeated(const PixelRow<S>& row, index_t lane, int valid, index_t mult
   using T = compute_t<S>;
   constexpr int V = kLanes<T>, line = kLine<T>;
   for (int v = 0; v < line; v += V) {
-    const index_t base = (lane + v) / multiplier;
+    // Near the last channel, whole vectors that begin before what is needed.
+    const index_t wanted = (lane + v) / multiplier;
+    const index_t base = channels >= V && wanted > channels - V ? channels - V : wanted;
     simd::index_vec<T> indices;
-    for (int i = 0; i < V; ++i) indices[i] = static_cast<int>((lane + v + i) / multiplier - base);
+    for (int i = 0; i < V; ++i) {
+      const index_t index = (lane + v + i) / multiplier - base;
+      indices[i] = static_cast<int>(index < V ? index : V - 1);
+    }
     const int loaded =
         base >= channels || valid <= v ? 0 : static_cast<int>(channels - base < V ? channels - base : V);
     const S* from = row.first + base;
@@ -102,6 +107,19 @@ DEPTHWISE_INLINE void transpose(vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
+// A vector of adjacent pixels of as many planes.
+template <class S>
+DEPTHWISE_INLINE void pack_block(const S* from, const index_t* planes, compute_t<S>* to) {
+  using T = compute_t<S>;
+  constexpr int V = kLanes<T>;
+  vec<T> block[V];
+#pragma GCC unroll 16
+  for (int i = 0; i < V; ++i) block[i] = simd::load(from + planes[i]);
+  transpose<T>(block);
+#pragma GCC unroll 16
+  for (int i = 0; i < V; ++i) simd::store(to + i * kLine<T>, block[i]);
+}
+
 // Lane l of the line is the plane `planes[l]` elements from the first; pixels are row.step apart within it.
 template <class S>
 void pack_planes(const PixelRow<S>& row, const index_t* planes, int valid, compute_t<S>* to) {
@@ -109,8 +127,16 @@ void pack_planes(const PixelRow<S>& row, const index_t* planes, int valid, compu
   constexpr int V = kLanes<T>, line = kLine<T>;
   for (int v = 0; v < line; v += V) {
     const int count = valid - v < 0 ? 0 : (valid - v < V ? valid - v : V);
-    for (index_t p = 0; p < row.count; p += V) {
+    for (index_t next = 0; next < row.count; next += V) {
+      // The last block overlaps its neighbour: parts of vectors are slow to load.
+      const bool overlaps = row.step == 1 && row.count >= V && next + V > row.count;
+      const index_t p = overlaps ? row.count - V : next;
       const int pixels = static_cast<int>(row.count - p < V ? row.count - p : V);
+      T* const dst = to + p * line + v;
+      if (row.step == 1 && pixels == V && count == V) {
+        pack_block(row.first + p, planes + v, dst);
+        continue;
+      }
       vec<T> block[V] = {};
       for (int i = 0; i < count; ++i) {
         const S* from = row.first + planes[v + i] + p * row.step;
@@ -120,7 +146,7 @@ void pack_planes(const PixelRow<S>& row, const index_t* planes, int valid, compu
           for (int j = 0; j < pixels; ++j) block[i][j] = simd::load_one(from + j * row.step);
       }
       transpose<T>(block);
-      for (int j = 0; j < pixels; ++j) simd::store(to + (p + j) * line + v, block[j]);
+      for (int j = 0; j < pixels; ++j) simd::store(dst + j * line, block[j]);
     }
   }
 }
