@@ -184,10 +184,12 @@ void choose_grad_block(Tile& tile, const Problem& p, index_t least, index_t most
 
 // In place: blocks of whole rows, and as many channels as leave enough tasks. Those of a pixel are adjacent.
 void choose_grad_direct(Tile& tile, const Problem& p, index_t units, index_t unit_sums) {
-  constexpr index_t kRows = 16, kLeastUnits = 8;
+  constexpr index_t kMostRows = 16, kPositions = 2048, kLeastUnits = 8;
   const index_t positions = std::max<index_t>(1, grad_positions(p.h, p.h.out_count));
   tile.columns = std::max<index_t>(1, p.w.out_count);
-  tile.rows = ceil_div(positions, ceil_div(positions, kRows));
+  // Rows enough that those which two blocks read are few, but not so many that plain sums grow inexact.
+  const index_t rows = std::clamp(kPositions / tile.columns, kGradRows, kMostRows);
+  tile.rows = ceil_div(positions, ceil_div(positions, rows));
   if (tile.rows % p.h.stride != 0 && tile.rows < positions) tile.rows += p.h.stride - tile.rows % p.h.stride;
   tile.units = std::clamp<index_t>(units / 8, std::min(units, kLeastUnits), std::max<index_t>(1, units));
   tile.units = std::clamp<index_t>(kMaxGradSums / std::max<index_t>(unit_sums, 1), 1, tile.units);
