@@ -16,7 +16,7 @@ constexpr index_t kMaxSpectraBytes = 64 << 20;
 // Cycles for a point of a pass, measured with lines of 64 bytes; the order is kFftRadices'.
 constexpr double kPassCycles[] = {9.5, 8.2, 6.6, 6.2, 5.6, 4.7, 4.6, 4.5};
 // What the direct kernels take for a tap of a line, and by how much a transform must win.
-constexpr double kDirectCycles = 1.15, kDirectGradFilterCycles = 1.6, kMargin = 1.25;
+constexpr double kDirectCycles = 1.15, kDirectGradFilterCycles = 1.0, kMargin = 1.25;
 constexpr double kSplitCycles = 5, kMultiplyCycles = 6;
 
 index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }

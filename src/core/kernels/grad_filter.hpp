@@ -367,14 +367,17 @@ class GradFilter {
     return i - j;
   }
 
-  bool strips() const { return h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && w_.stride <= 2; }
+  // A strip of one column would load and store its sums for every column.
+  bool strips() const {
+    return kStripColumns > 1 && h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && w_.stride <= 2;
+  }
 
   // The sums of the block's columns, from column j of the panel on.
   void add_columns(const GradBlock<T>& b, index_t j) const {
-    if (strips())
-      grad_strips<T>(b, columns_inside_.begin - w_.stride * j, columns_inside_.end - w_.stride * j);
-    else
-      grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
+    if constexpr (kStripColumns > 1)
+      if (strips())
+        return grad_strips<T>(b, columns_inside_.begin - w_.stride * j, columns_inside_.end - w_.stride * j);
+    grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
   }
 
   // Columns with the same taps go together; strips know of edges.
