@@ -283,7 +283,8 @@ Tile direct_tile(const Problem& p, index_t units, index_t line) {
   Tile t;
   t.columns = p.w.out_count;
   const auto bytes = [&](const Tile& tile) {
-    return (p.h.stride + p.h.taps) * p.w.span(tile.columns) * units * kLineBytes;
+    const index_t lines = ceil_div(units, s.multiplier);
+    return (p.h.stride + p.h.taps) * p.w.span(tile.columns) * lines * kLineBytes;
   };
   fit_columns(t, caches().l2, 64, bytes);
   t.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, t.columns));
@@ -303,7 +304,7 @@ Tile direct_tile(const Problem& p, index_t units, index_t line) {
   return t;
 }
 
-Rule nhwc_direct(const Spec& spec, int vector_bytes) {
+Rule direct_rule(const Spec& spec, int vector_bytes) {
   // Measured: from here on, prefetching and streaming stores gain more than they cost.
   constexpr index_t kBeyondCaches = 16 << 20;
   Rule r;
@@ -312,13 +313,42 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
   r.units = ceil_div(p.channels, line);
   r.tile = direct_tile(p, r.units, line);
-  r.tile.beyond_caches = (spec.input_elements() + spec.output_elements()) * element > kBeyondCaches;
-  r.scratch_bytes = direct_scratch_bytes(r.tile, p.h, p.w);
-  r.applies = spec.layout == Layout::nhwc && spec.multiplier == 1 && element == dtype_bytes(spec.dtype) &&
-              spec.channels * element >= vector_bytes && r.scratch_bytes <= kMaxScratchBytes;
+  r.tile.beyond_caches =
+      (spec.input_elements() + spec.output_elements()) * dtype_bytes(spec.dtype) > kBeyondCaches;
+  r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
+  r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
+              r.scratch_bytes <= kMaxScratchBytes;
+  return r;
+}
+
+// Whether loading a vector of the type takes one or two instructions.
+bool loads_fast(DType dtype, int vector_bytes) {
+  constexpr int kAvx2 = 32;
+  return dtype != DType::f16 || vector_bytes >= kAvx2;
+}
+
+Rule nhwc_direct(const Spec& spec, int vector_bytes) {
+  Rule r = direct_rule(spec, vector_bytes);
+  r.applies = r.applies && spec.multiplier == 1;
   // Tiles that read parts of cache lines pay for evictions with every part.
-  r.preferred = vector_bytes == kLineBytes || spec.channels * element % (2 * kAliasingBytes) != 0;
+  const index_t pixel = spec.channels * dtype_bytes(spec.dtype);
+  const bool whole_lines = vector_bytes * dtype_bytes(spec.dtype) == kLineBytes * compute_bytes(spec.dtype);
+  r.preferred =
+      (whole_lines || pixel % (2 * kAliasingBytes) != 0) && loads_fast(spec.dtype, vector_bytes);
   r.reason = "channels fill the lanes, and the image is read in place";
+  return r;
+}
+
+Rule nhwc_direct_multiplier(const Spec& spec, int vector_bytes) {
+  constexpr int kAvx2 = 32;
+  Rule r = direct_rule(spec, vector_bytes);
+  // Fewer channels than lanes are loaded with masks, which AVX2 has for its own lanes only.
+  const bool masks = vector_bytes == kLineBytes ||
+                     (vector_bytes == kAvx2 && compute_bytes(spec.dtype) == dtype_bytes(spec.dtype));
+  r.applies = r.applies && spec.multiplier > 1 &&
+              (masks || spec.channels * compute_bytes(spec.dtype) >= vector_bytes);
+  r.preferred = vector_bytes >= kAvx2;  // narrower vectors have no instruction that permutes them
+  r.reason = "output channels fill the lanes, the image is read in place, and each channel repeated";
   return r;
 }
 
@@ -448,6 +478,7 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::grad_filter_nhwc_direct: return grad_filter_nhwc_direct(spec, vector_bytes);
     case KernelId::forward_nhwc_direct:
     case KernelId::grad_input_nhwc_direct: return nhwc_direct(spec, vector_bytes);
+    case KernelId::forward_nhwc_direct_multiplier: return nhwc_direct_multiplier(spec, vector_bytes);
     case KernelId::forward_nhwc:
     case KernelId::grad_filter_nhwc:
     case KernelId::grad_input_nhwc: return nhwc(spec, vector_bytes);

@@ -137,16 +137,27 @@ DEPTHWISE_INLINE vec<T> permute(vec<T> x, index_vec<T> indices) {
 // ---- 16-bit floats
 // ---------------------------------------------------------------------------------------------
 
-DEPTHWISE_INLINE vec<float> widen_bits(u16half h) { return (vec<float>)__builtin_convertvector(h, u32vec); }
+// Between 16 and 32 bits: of the instructions that do it, the compiler's own conversions take many.
+#if defined(__AVX512F__)
+DEPTHWISE_INLINE u32vec widen(u16half h) { return (u32vec)_mm512_cvtepu16_epi32((__m256i)h); }
+DEPTHWISE_INLINE u16half narrow(u32vec u) { return (u16half)_mm512_cvtepi32_epi16((__m512i)u); }
+#elif defined(__AVX2__)
+DEPTHWISE_INLINE u32vec widen(u16half h) { return (u32vec)_mm256_cvtepu16_epi32((__m128i)h); }
+DEPTHWISE_INLINE u16half narrow(u32vec u) {
+  return (u16half)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)u),
+                                   _mm256_extracti128_si256((__m256i)u, 1));
+}
+#else
+DEPTHWISE_INLINE u32vec widen(u16half h) { return __builtin_convertvector(h, u32vec); }
+DEPTHWISE_INLINE u16half narrow(u32vec u) { return __builtin_convertvector(u, u16half); }
+#endif
 
-DEPTHWISE_INLINE vec<float> to_float(bf16, u16half h) { return (vec<float>)((u32vec)widen_bits(h) << 16); }
+DEPTHWISE_INLINE vec<float> to_float(bf16, u16half h) { return (vec<float>)(widen(h) << 16); }
 
 DEPTHWISE_INLINE u16half from_float(bf16, vec<float> x) {
   const u32vec u = (u32vec)x;
-  const u32vec rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  const u32vec quiet = (u >> 16) | 0x40u;
-  const u32vec is_nan = (u32vec)((u & 0x7fffffffu) > 0x7f800000u);
-  return __builtin_convertvector((is_nan & quiet) | (~is_nan & rounded), u16half);
+  const u32vec rounded = u + 0x7fffu + ((u >> 16) & 1u);  // to nearest, ties to even
+  return narrow((x == x ? rounded : u | 0x400000u) >> 16);
 }
 
 #if defined(__AVX512F__)
@@ -165,7 +176,7 @@ DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) { return (u16half)vcvt_f1
 #else
 // Shifting the 15 low bits into place scales the value by 2^-112, exactly, subnormals too.
 DEPTHWISE_INLINE vec<float> to_float(f16, u16half h) {
-  const u32vec u = (u32vec)widen_bits(h);
+  const u32vec u = widen(h);
   const u32vec magnitude = (u32vec)((vec<float>)((u & 0x7fffu) << 13) * 0x1p112f);
   const u32vec special = (u32vec)((u & 0x7c00u) == 0x7c00u) & 0x7f800000u;
   return (vec<float>)(magnitude | special | ((u & 0x8000u) << 16));
@@ -179,7 +190,7 @@ DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) {
   const u32vec is_nan = (u32vec)(u > 0x7f800000u);
   const u32vec big = 0x7c00u | (is_nan & 0x200u);
   const u32vec finite = (is_tiny & tiny) | (~is_tiny & normal);
-  return __builtin_convertvector(((is_big & big) | (~is_big & finite)) | (sign >> 16), u16half);
+  return narrow(((is_big & big) | (~is_big & finite)) | (sign >> 16));
 }
 #endif
 
@@ -232,6 +243,8 @@ DEPTHWISE_INLINE vec<float> load(const f16* p) { return load_half(p); }
 DEPTHWISE_INLINE vec<float> load(const bf16* p) { return load_half(p); }
 DEPTHWISE_INLINE void store(f16* p, vec<float> v) { store_half(p, v); }
 DEPTHWISE_INLINE void store(bf16* p, vec<float> v) { store_half(p, v); }
+DEPTHWISE_INLINE void stream(f16* p, vec<float> v) { store_half(p, v); }
+DEPTHWISE_INLINE void stream(bf16* p, vec<float> v) { store_half(p, v); }
 
 // Copies `bytes` < Max bytes in power-of-two pieces; never touches a byte beyond.
 template <int Max>
@@ -266,6 +279,48 @@ DEPTHWISE_INLINE void store_n(S* p, vec<compute_t<S>> v, int n) {
   store(buffer, v);
   copy_pieces<static_cast<int>(sizeof buffer)>(p, buffer, n * static_cast<int>(sizeof(S)));
 }
+
+// The first lanes of a vector as it is loaded again and again. Where the ISA masks loads of the element, no
+// byte of the others is touched; elsewhere they are read.
+#if defined(__AVX512F__)
+template <class T>
+struct LaneCount {
+  unsigned mask;
+
+  DEPTHWISE_INLINE explicit LaneCount(int n) : mask((1u << n) - 1) {}
+};
+DEPTHWISE_INLINE vec<float> load_lanes(const float* p, LaneCount<float> n) {
+  return (vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(n.mask), p);
+}
+DEPTHWISE_INLINE vec<double> load_lanes(const double* p, LaneCount<double> n) {
+  return (vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(n.mask), p);
+}
+template <class H>
+DEPTHWISE_INLINE vec<float> load_lanes(const H* p, LaneCount<float> n) {
+  return to_float(H{}, (u16half)_mm256_maskz_loadu_epi16(static_cast<__mmask16>(n.mask), p));
+}
+#else
+template <class T>
+struct LaneCount {
+  index_vec<T> mask;
+
+  DEPTHWISE_INLINE explicit LaneCount(int n) : mask{} {
+    for (int i = 0; i < kLanes<T>; ++i) mask[i] = i < n ? -1 : 0;
+  }
+};
+#if defined(__AVX2__)
+DEPTHWISE_INLINE vec<float> load_lanes(const float* p, LaneCount<float> n) {
+  return (vec<float>)_mm256_maskload_ps(p, (__m256i)n.mask);
+}
+DEPTHWISE_INLINE vec<double> load_lanes(const double* p, LaneCount<double> n) {
+  return (vec<double>)_mm256_maskload_pd(p, (__m256i)n.mask);
+}
+#endif
+template <class S>
+DEPTHWISE_INLINE vec<compute_t<S>> load_lanes(const S* p, LaneCount<compute_t<S>>) {
+  return load(p);
+}
+#endif
 
 template <class S>
 DEPTHWISE_INLINE compute_t<S> load_one(const S* p) {

@@ -2,4 +2,4 @@
 
 #include "instance.hpp"
 
-DEPTHWISE_INSTANCE(direct, Direct<S>)
+DEPTHWISE_INSTANCE(direct, Direct<S, Adjacent>)

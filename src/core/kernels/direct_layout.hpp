@@ -10,10 +10,17 @@ __attribute__((always_inline)) inline index_t smaller(index_t a, index_t b) { re
 // Lines from a tap's packed weights to the next one's: an odd number, so that taps spread over the cache.
 __attribute__((always_inline)) inline index_t direct_weight_lines(const Tile& tile) { return tile.units | 1; }
 
-__attribute__((always_inline)) inline index_t direct_scratch_bytes(const Tile& tile, const AxisClass& h,
-                                                                   const AxisClass& w) {
+// What says where the source channels of a vector lie takes three times the vector's bytes, or
+// less.
+__attribute__((always_inline)) inline index_t direct_repeat_bytes(const Spec& spec, const Tile& tile) {
+  return spec.multiplier == 1 ? 0 : 3 * tile.units * kLineBytes;
+}
+
+__attribute__((always_inline)) inline index_t direct_scratch_bytes(const Spec& spec, const Tile& tile,
+                                                                   const AxisClass& h, const AxisClass& w) {
   const index_t pointers = 2 * (h.taps + h.stride);
-  return h.taps * w.taps * direct_weight_lines(tile) * kLineBytes + pointers * index_t{sizeof(void*)};
+  return h.taps * w.taps * direct_weight_lines(tile) * kLineBytes + direct_repeat_bytes(spec, tile) +
+         pointers * index_t{sizeof(void*)};
 }
 
 }  // namespace depthwise

@@ -5,13 +5,14 @@
 // outputs that it touches. Inputs that lie outside the image are skipped; so are source rows.
 #pragma once
 
-#include "../simd.hpp"
 #include "../task.hpp"
+#include "activation.hpp"
 
 namespace {
 
 using depthwise::index_t;
 using depthwise::kLineBytes;
+using simd::compute_t;
 using simd::kLanes;
 using simd::vec;
 
@@ -31,26 +32,64 @@ DEPTHWISE_INLINE void keep(V& vector) {
   __asm__("" : "+" DEPTHWISE_VECTOR_REGISTER(vector));
 }
 
-// What the tiles of a block of output rows and channels share. Output column v reads input position
-// stride*v + spacing*k for its tap k; those in [inside_begin, inside_end) exist, pixel_step elements apart.
+// Where the source channels of one vector of results lie, when each is repeated for several results: lane l
+// reads lane lanes[l] of the vector at `first`, of which `count` channels exist.
 template <class T>
+struct Repeat {
+  simd::index_vec<T> lanes;
+  index_t first;
+  simd::LaneCount<T> count;
+};
+
+// What the tiles of a block of output rows and channels share. Source and result are stored as S, sums and
+// weights are of the type that it computes in. Output column v reads input position stride*v + spacing*k for
+// its tap k; those in [inside_begin, inside_end) exist, pixel_step elements apart.
+template <class S>
 struct Window {
   index_t taps, stride, spacing, inside_begin, inside_end, pixel_step;
   index_t row_taps, row_stride;
-  const T* weights;  // tap k of kernel row t at t*weight_row + k*weight_step
+  const compute_t<S>* weights;  // tap k of kernel row t at t*weight_row + k*weight_step
   index_t weight_row, weight_step;
   index_t out_step, out_row;  // elements from an output column to the next, and from a row to the next
   index_t channels;           // at least one vector of them
   bool prefetch, stream;      // fetch the next tile's new rows; write whole tiles past the caches
+  const Repeat<compute_t<S>>* repeats = nullptr;  // of every vector, where source channels are repeated
+  // What becomes of sums; where they are only stored, `finishes` is false.
+  bool finishes = false;
+  const S* bias = nullptr;
+  Activation activation = Activation::none;
 };
 
 // Where rows of a tile start: table[t] is input position 0 under kernel row t of the first output row, for
 // begin <= t < end; the second output row starts row_stride further. out is output column 0.
-template <class T>
+template <class S>
 struct WindowRows {
-  const T* const* table;
+  const S* const* table;
   index_t begin, end;
-  T* out;
+  S* out;
+};
+
+// How a vector of inputs is loaded, for the results from channel `channel` on.
+template <class S>
+struct Adjacent {
+  static constexpr bool kRepeats = false;
+  index_t first;
+
+  DEPTHWISE_INLINE Adjacent(const Window<S>&, index_t, index_t channel) : first(channel) {}
+  DEPTHWISE_INLINE vec<compute_t<S>> operator()(const S* x) const { return simd::load(x); }
+};
+template <class S>
+struct Repeated {
+  static constexpr bool kRepeats = true;
+  simd::index_vec<compute_t<S>> lanes;
+  simd::LaneCount<compute_t<S>> count;
+  index_t first;
+
+  DEPTHWISE_INLINE Repeated(const Window<S>& b, index_t vector, index_t)
+      : lanes(b.repeats[vector].lanes), count(b.repeats[vector].count), first(b.repeats[vector].first) {}
+  DEPTHWISE_INLINE vec<compute_t<S>> operator()(const S* x) const {
+    return simd::permute<compute_t<S>>(simd::load_lanes(x, count), lanes);
+  }
 };
 
 // Which of a tile's inputs lie inside the image, counted from the tile's first.
@@ -64,13 +103,14 @@ struct Inside {
 };
 
 // Adjacent taps of one source row, for the outputs of Rows rows; row r takes its weights from w[r].
-template <class T, int Taps, int Stride, int Rows, int Pixels, bool Edge>
-DEPTHWISE_INLINE void add_taps(const T* x, index_t pixel_step, const T* const (&w)[Rows], index_t weight_step,
-                               Inside inside, vec<T> (*acc)[Pixels]) {
-  vec<T> weights[Rows][Taps];
+template <int Taps, int Stride, int Rows, int Pixels, bool Edge, class S, class Load>
+DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
+                               const compute_t<S>* const (&w)[Rows], index_t weight_step, Inside inside,
+                               vec<compute_t<S>> (*acc)[Pixels]) {
+  vec<compute_t<S>> weights[Rows][Taps];
 #pragma GCC unroll 2
   for (int r = 0; r < Rows; ++r) {
-    const T* from = w[r];
+    const compute_t<S>* from = w[r];
 #pragma GCC unroll 8
     for (int k = 0; k < Taps; ++k, from += weight_step) weights[r][k] = simd::load(from);
   }
@@ -78,7 +118,7 @@ DEPTHWISE_INLINE void add_taps(const T* x, index_t pixel_step, const T* const (&
   for (int i = 0; i < (Pixels - 1) * Stride + Taps; ++i, x += pixel_step) {
     opaque(x);
     if (Edge && !inside(i)) continue;
-    vec<T> input = simd::load(x);
+    vec<compute_t<S>> input = load(x);
     if (Taps > 1) keep(input);
 #pragma GCC unroll 2
     for (int r = 0; r < Rows; ++r)
@@ -90,115 +130,147 @@ DEPTHWISE_INLINE void add_taps(const T* x, index_t pixel_step, const T* const (&
 }
 
 // One tap: its weight against Pixels inputs, `step` elements and `stride` positions apart.
-template <class T, int Pixels, bool Edge>
-DEPTHWISE_INLINE void add_tap(const T* x, index_t step, int stride, vec<T> weight, Inside inside,
-                              vec<T> (&acc)[Pixels]) {
+template <int Pixels, bool Edge, class S, class Load>
+DEPTHWISE_INLINE void add_tap(const S* x, index_t step, int stride, const Load& load,
+                              vec<compute_t<S>> weight, Inside inside, vec<compute_t<S>> (&acc)[Pixels]) {
 #pragma GCC unroll 16
   for (int p = 0; p < Pixels; ++p, x += step) {
     opaque(x);
-    if (!Edge || inside(p * stride)) acc[p] = simd::fma(simd::load(x), weight, acc[p]);
+    if (!Edge || inside(p * stride)) acc[p] = simd::fma(load(x), weight, acc[p]);
   }
 }
 
 // Any number of taps, by threes where neighbouring outputs share inputs.
-template <class T, int Stride, int Pixels, bool Edge>
-DEPTHWISE_INLINE void add_any_taps(const Window<T>& b, const T* x, const T* w, Inside inside,
-                                   vec<T> (&acc)[Pixels]) {
+template <int Stride, int Pixels, bool Edge, class S, class Load>
+DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& load, const compute_t<S>* w,
+                                   Inside inside, vec<compute_t<S>> (&acc)[Pixels]) {
   const int taps = static_cast<int>(b.taps), stride = static_cast<int>(b.stride),
             spacing = static_cast<int>(b.spacing);
   int k = 0;
   if constexpr (Stride == 1)
     for (; k + 3 <= taps; k += 3, x += 3 * b.pixel_step, w += 3 * b.weight_step)
-      add_taps<T, 3, 1, 1, Pixels, Edge>(x, b.pixel_step, {w}, b.weight_step, inside.from(k), &acc);
+      add_taps<3, 1, 1, Pixels, Edge>(x, b.pixel_step, load, {w}, b.weight_step, inside.from(k), &acc);
   for (; k < taps; ++k, x += spacing * b.pixel_step, w += b.weight_step)
-    add_tap<T, Pixels, Edge>(x, stride * b.pixel_step, stride, simd::load(w), inside.from(k * spacing), acc);
+    add_tap<Pixels, Edge>(x, stride * b.pixel_step, stride, load, simd::load(w), inside.from(k * spacing),
+                          acc);
 }
 
 // Adds source rows [begin, end) to the sums of one output row; w are the weights of row `begin`.
-template <class T, int Taps, int Stride, int Pixels, bool Edge>
-DEPTHWISE_INLINE void add_rows(const Window<T>& b, const T* const* table, index_t begin, index_t end,
-                               index_t offset, const T* w, Inside inside, vec<T> (&acc)[Pixels]) {
+template <int Taps, int Stride, int Pixels, bool Edge, class S, class Load>
+DEPTHWISE_INLINE void add_rows(const Window<S>& b, const S* const* table, index_t begin, index_t end,
+                               index_t offset, const Load& load, const compute_t<S>* w, Inside inside,
+                               vec<compute_t<S>> (&acc)[Pixels]) {
   for (index_t t = begin; t < end; ++t, w += b.weight_row) {
     if constexpr (Taps > 0)
-      add_taps<T, Taps, Stride, 1, Pixels, Edge>(table[t] + offset, b.pixel_step, {w}, b.weight_step, inside,
-                                                 &acc);
+      add_taps<Taps, Stride, 1, Pixels, Edge>(table[t] + offset, b.pixel_step, load, {w}, b.weight_step,
+                                              inside, &acc);
     else
-      add_any_taps<T, Stride, Pixels, Edge>(b, table[t] + offset, w, inside, acc);
+      add_any_taps<Stride, Pixels, Edge>(b, table[t] + offset, load, w, inside, acc);
   }
 }
 
 // Two output rows: source rows under the first alone, under both, under the second alone.
-template <class T, int Taps, int Stride, int Pixels, bool Edge>
-DEPTHWISE_INLINE void add_row_pair(const Window<T>& b, const WindowRows<T>& rows, index_t offset, const T* w,
-                                   Inside inside, vec<T> (&acc)[2][Pixels]) {
+template <int Taps, int Stride, int Pixels, bool Edge, class S, class Load>
+DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
+                                   const Load& load, const compute_t<S>* w, Inside inside,
+                                   vec<compute_t<S>> (&acc)[2][Pixels]) {
   const auto clamp = [&](index_t t) { return t < rows.begin ? rows.begin : t < rows.end ? t : rows.end; };
   const index_t both = clamp(b.row_stride), second = clamp(b.row_taps);
-  add_rows<T, Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, both, offset,
-                                          w + rows.begin * b.weight_row, inside, acc[0]);
-  const T* above = w + both * b.weight_row;
-  const T* below = above - b.row_stride * b.weight_row;
+  add_rows<Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, both, offset, load,
+                                       w + rows.begin * b.weight_row, inside, acc[0]);
+  const compute_t<S>* above = w + both * b.weight_row;
+  const compute_t<S>* below = above - b.row_stride * b.weight_row;
   for (index_t t = both; t < second; ++t, above += b.weight_row, below += b.weight_row)
-    add_taps<T, Taps, Stride, 2, Pixels, Edge>(rows.table[t] + offset, b.pixel_step, {above, below},
-                                               b.weight_step, inside, acc);
-  add_rows<T, Taps, Stride, Pixels, Edge>(b, rows.table, second, rows.end, offset,
-                                          w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
+    add_taps<Taps, Stride, 2, Pixels, Edge>(rows.table[t] + offset, b.pixel_step, load, {above, below},
+                                            b.weight_step, inside, acc);
+  add_rows<Taps, Stride, Pixels, Edge>(b, rows.table, second, rows.end, offset, load,
+                                       w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
 }
 
 // Asks for what the next tile to the right reads first: rows that no tile above it has read.
-template <class T, int Pixels>
-DEPTHWISE_INLINE void fetch_next(const Window<T>& b, const WindowRows<T>& rows, index_t count,
+template <int Pixels, class S>
+DEPTHWISE_INLINE void fetch_next(const Window<S>& b, const WindowRows<S>& rows, index_t count,
                                  index_t offset) {
   const index_t begin = rows.end - count > rows.begin ? rows.end - count : rows.begin;
   for (index_t t = begin; t < rows.end; ++t) {
-    const T* x = rows.table[t] + offset + Pixels * b.stride * b.pixel_step;
+    const S* x = rows.table[t] + offset + Pixels * b.stride * b.pixel_step;
 #pragma GCC unroll 4
     for (index_t i = 0; i < Pixels * b.stride; ++i, x += b.pixel_step) __builtin_prefetch(x, 0, 2);
   }
 }
 
-template <class T, int Rows, int Pixels, class Store>
-DEPTHWISE_INLINE void store_tile(const Window<T>& b, T* out, const vec<T> (&acc)[Rows][Pixels],
-                                 const Store& store) {
+template <class S, int Rows, int Pixels, class Store>
+DEPTHWISE_INLINE void store_tile(S* out, index_t row_step, index_t step,
+                                 const vec<compute_t<S>> (&acc)[Rows][Pixels], const Store& store) {
 #pragma GCC unroll 2
   for (int r = 0; r < Rows; ++r) {
-    T* to = out + r * b.out_row;
+    S* to = out + r * row_step;
 #pragma GCC unroll 16
-    for (int p = 0; p < Pixels; ++p, to += b.out_step) {
+    for (int p = 0; p < Pixels; ++p, to += step) {
       opaque(to);
       store(to, acc[r][p], p);
     }
   }
 }
 
+// bias and activation of the sums of `rows` x `pixels` outputs, of which `outputs` of a row are kept.
+template <class S>
+__attribute__((noinline)) void finish_tile(const Window<S>& b, const compute_t<S>* sums, int rows, int pixels,
+                                           int outputs, index_t channel, S* out) {
+  using T = compute_t<S>;
+  const vec<T> bias = b.bias ? simd::load(b.bias + channel) : -vec<T>{};  // -0 leaves a sum of -0 alone
+  for (int r = 0; r < rows; ++r, sums += pixels * kLanes<T>)
+    for (int p = 0; p < outputs; ++p)
+      simd::store(out + r * b.out_row + p * b.out_step,
+                  activate<T>(simd::load(sums + p * kLanes<T>) + bias, b.activation));
+}
+
+template <int Rows, int Pixels, bool Edge, class S>
+DEPTHWISE_INLINE void write_tile(const Window<S>& b, const vec<compute_t<S>> (&acc)[Rows][Pixels],
+                                 int outputs, index_t channel, S* out) {
+  using T = compute_t<S>;
+  if (b.finishes) {
+    alignas(simd::kVectorBytes) T sums[Rows * Pixels * kLanes<T>];
+    store_tile<T>(sums, Pixels * kLanes<T>, kLanes<T>, acc,
+                  [](T* to, vec<T> sum, int) { simd::store(to, sum); });
+    finish_tile(b, sums, Rows, Pixels, outputs, channel, out);
+  } else if (!Edge && b.stream) {
+    store_tile(out, b.out_row, b.out_step, acc, [](S* to, vec<T> sum, int) { simd::stream(to, sum); });
+  } else {
+    store_tile(out, b.out_row, b.out_step, acc, [&](S* to, vec<T> sum, int p) {
+      if (!Edge || p < outputs) simd::store(to, sum);
+    });
+  }
+}
+
 // `outputs` of the tile's columns are kept. The last vector of channels overlaps its neighbour.
-template <class T, int Taps, int Stride, int Rows, int Pixels, bool Edge>
-DEPTHWISE_INLINE void tile_channels(const Window<T>& b, const WindowRows<T>& rows, index_t column,
+template <class Load, int Taps, int Stride, int Rows, int Pixels, bool Edge, class S>
+DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& rows, index_t column,
                                     Inside inside, int outputs) {
-  T* const out = rows.out + column * b.out_step;
-  const index_t offset = column * b.stride * b.pixel_step;
-  for (index_t channel = 0; channel < b.channels; channel += kLanes<T>) {
+  using T = compute_t<S>;
+  S* const out = rows.out + column * b.out_step;
+  const index_t start = column * b.stride * b.pixel_step;
+  index_t vector = 0;
+  for (index_t channel = 0; channel < b.channels; channel += kLanes<T>, ++vector) {
     const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
-    if (b.prefetch) fetch_next<T, Pixels>(b, rows, Rows * b.row_stride, offset + c);
+    const Load load(b, vector, c);
+    const index_t offset = start + load.first;
+    if (b.prefetch) fetch_next<Pixels>(b, rows, Rows * b.row_stride, offset);
     vec<T> acc[Rows][Pixels] = {};
     if constexpr (Rows == 1)
-      add_rows<T, Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, rows.end, offset + c,
-                                              b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
+      add_rows<Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, rows.end, offset, load,
+                                           b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
     else
-      add_row_pair<T, Taps, Stride, Pixels, Edge>(b, rows, offset + c, b.weights + c, inside, acc);
-    if (!Edge && b.stream)
-      store_tile(b, out + c, acc, [](T* to, vec<T> sum, int) { simd::stream(to, sum); });
-    else
-      store_tile(b, out + c, acc, [&](T* to, vec<T> sum, int p) {
-        if (!Edge || p < outputs) simd::store(to, sum);
-      });
+      add_row_pair<Taps, Stride, Pixels, Edge>(b, rows, offset, load, b.weights + c, inside, acc);
+    write_tile<Rows, Pixels, Edge>(b, acc, outputs, c, out + c);
   }
 }
 
 // Output columns [begin, end) of Rows rows. The last tile overlaps its neighbour, or keeps what there is.
-template <class T, int Taps, int Stride, int Rows, int Pixels>
-void window_rows(const Window<T>& window, const WindowRows<T>& window_rows, index_t begin, index_t end) {
-  const Window<T> b = window;  // copies, which the stores of sums cannot change
-  const WindowRows<T> rows = window_rows;
+template <class S, class Load, int Taps, int Stride, int Rows, int Pixels>
+void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, index_t begin, index_t end) {
+  const Window<S> b = window;  // copies, which the stores of sums cannot change
+  const WindowRows<S> rows = window_rows;
   const index_t span = (Pixels - 1) * b.stride + (b.taps - 1) * b.spacing + 1;
   for (index_t column = begin; column < end; column += Pixels) {
     index_t from = column + Pixels <= end ? column : end - Pixels;
@@ -208,53 +280,54 @@ void window_rows(const Window<T>& window, const WindowRows<T>& window_rows, inde
     const int first = static_cast<int>(low < 0 ? 0 : low < span ? low : span);
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
     if (outputs == Pixels && first == 0 && last == span)
-      tile_channels<T, Taps, Stride, Rows, Pixels, false>(b, rows, from, {}, outputs);
+      tile_channels<Load, Taps, Stride, Rows, Pixels, false>(b, rows, from, {}, outputs);
     else
-      tile_channels<T, Taps, Stride, Rows, Pixels, true>(b, rows, from, {first, last - first}, outputs);
+      tile_channels<Load, Taps, Stride, Rows, Pixels, true>(b, rows, from, {first, last - first}, outputs);
   }
 }
 
-template <class T>
-using WindowFunction = void (*)(const Window<T>&, const WindowRows<T>&, index_t, index_t);
+template <class S>
+using WindowFunction = void (*)(const Window<S>&, const WindowRows<S>&, index_t, index_t);
 
 // Whether tiles of two output rows pay, which share inputs: the registers must hold both rows and the
 // weights.
 inline constexpr bool kRowPair = simd::kRegisters >= 32;
 
-template <class T, int Pixels>
-WindowFunction<T> window_function_of(const Window<T>& b) {
-  const bool dense = b.spacing == 1 && b.stride == 1;
-  if (dense && b.taps == 3) return window_rows<T, 3, 1, 1, Pixels>;
-  if (dense && b.taps == 5) return window_rows<T, 5, 1, 1, Pixels>;
-  if (dense && b.taps == 7) return window_rows<T, 7, 1, 1, Pixels>;
-  if (b.spacing == 1 && b.stride == 2 && b.taps == 3) return window_rows<T, 3, 2, 1, Pixels>;
-  if (b.spacing == 1 && b.stride == 2 && b.taps == 5) return window_rows<T, 5, 2, 1, Pixels>;
-  return dense ? window_rows<T, 0, 1, 1, Pixels> : window_rows<T, 0, 0, 1, Pixels>;
+template <class S, class Load, int Pixels>
+WindowFunction<S> window_function_of(const Window<S>& b) {
+  const bool dense = b.spacing == 1 && b.stride == 1, halved = b.spacing == 1 && b.stride == 2;
+  if (dense && b.taps == 3) return window_rows<S, Load, 3, 1, 1, Pixels>;
+  if (dense && b.taps == 5) return window_rows<S, Load, 5, 1, 1, Pixels>;
+  if (dense && b.taps == 7) return window_rows<S, Load, 7, 1, 1, Pixels>;
+  if (halved && b.taps == 3) return window_rows<S, Load, 3, 2, 1, Pixels>;
+  if (halved && b.taps == 5) return window_rows<S, Load, 5, 2, 1, Pixels>;
+  if (halved && b.taps == 7) return window_rows<S, Load, 7, 2, 1, Pixels>;
+  return dense ? window_rows<S, Load, 0, 1, 1, Pixels> : window_rows<S, Load, 0, 0, 1, Pixels>;
 }
 
 // The loops for one output row, and those for pairs of rows, or null where they do not pay.
-template <class T>
+template <class S>
 struct WindowFunctions {
-  WindowFunction<T> one, pair;
+  WindowFunction<S> one, pair;
 };
 
-template <class T, int Pixels>
-WindowFunctions<T> window_functions_of(const Window<T>& b) {
-  WindowFunction<T> pair = nullptr;
+template <class S, class Load, int Pixels>
+WindowFunctions<S> window_functions_of(const Window<S>& b) {
+  WindowFunction<S> pair = nullptr;
   if constexpr (kRowPair)
     if (b.spacing == 1 && b.stride == 1 && b.taps == 3 && b.row_stride <= b.row_taps)
-      pair = window_rows<T, 3, 1, 2, Pixels>;
-  return {window_function_of<T, Pixels>(b), pair};
+      pair = window_rows<S, Load, 3, 1, 2, Pixels>;
+  return {window_function_of<S, Load, Pixels>(b), pair};
 }
 
 // `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8.
-template <class T>
-WindowFunctions<T> window_functions(const Window<T>& b, int pixels) {
+template <class Load, class S>
+WindowFunctions<S> window_functions(const Window<S>& b, int pixels) {
   switch (pixels) {
-    case 4: return window_functions_of<T, 4>(b);
-    case 6: return window_functions_of<T, 6>(b);
-    case 7: return window_functions_of<T, 7>(b);
-    default: return window_functions_of<T, 8>(b);
+    case 4: return window_functions_of<S, Load, 4>(b);
+    case 6: return window_functions_of<S, Load, 6>(b);
+    case 7: return window_functions_of<S, Load, 7>(b);
+    default: return window_functions_of<S, Load, 8>(b);
   }
 }
 
