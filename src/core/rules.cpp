@@ -273,7 +273,7 @@ Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
 }
 
 // Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache.
-constexpr index_t kAliasingBytes = 1024;
+constexpr index_t kAliasingBytes = 2048;
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
@@ -304,17 +304,38 @@ Tile direct_tile(const Problem& p, index_t units, index_t line) {
   return t;
 }
 
+// Copied rows: blocks of channels that stay in the second-level cache, in runs long enough to be read ahead,
+// and tall tasks, since each copies the rows that its neighbour above ends with.
+void copy_rows(const Problem& p, Rule& r) {
+  constexpr index_t kShare = 8;
+  r.tile.copies = true;
+  const auto bytes = [&] { return direct_ring_bytes(p.spec, r.tile, p.h, p.w); };
+  while (r.tile.units > 1 && bytes() > caches().l2 / kShare) r.tile.units = ceil_div(r.tile.units, 2);
+  const index_t columns = ceil_div(p.w.out_count, r.tile.columns),
+                classes =
+                    class_count(p.spec.op, p.spec.h, r.rows) * class_count(p.spec.op, p.spec.w, r.columns);
+  r.tile.rows = choose_packed_rows(p, ceil_div(r.units, r.tile.units) * columns * classes * p.spec.batch,
+                                   r.tile.columns * r.tile.units * 16 * p.h.taps * p.w.taps);
+  if (r.tile.rows < p.h.out_count) r.tile.rows += r.tile.rows & 1;
+}
+
 Rule direct_rule(const Spec& spec, int vector_bytes) {
-  // Measured: from here on, prefetching and streaming stores gain more than they cost.
+  // Measured: from here on, fetching and streaming stores gain more than they cost.
   constexpr index_t kBeyondCaches = 16 << 20;
+  // Far enough ahead for the memory to answer, not so far that it is evicted again.
+  constexpr index_t kFetchBytes = 4 << 10;
   Rule r;
   r.columns = Dilation::split;
   const Problem p(spec, r.columns);
   const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
   r.units = ceil_div(p.channels, line);
   r.tile = direct_tile(p, r.units, line);
-  r.tile.beyond_caches =
-      (spec.input_elements() + spec.output_elements()) * dtype_bytes(spec.dtype) > kBeyondCaches;
+  const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
+  const bool beyond_caches = (spec.input_elements() + spec.output_elements()) * stored > kBeyondCaches;
+  const index_t rows = vector_bytes == kLineBytes ? 2 : 1;
+  if (beyond_caches && pixel > 0)
+    r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * rows * pixel));
+  r.tile.stream = beyond_caches;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
               r.scratch_bytes <= kMaxScratchBytes;
@@ -328,14 +349,22 @@ bool loads_fast(DType dtype, int vector_bytes) {
 }
 
 Rule nhwc_direct(const Spec& spec, int vector_bytes) {
+  constexpr index_t kLeastColumns = 7;  // so that copies are read often enough
   Rule r = direct_rule(spec, vector_bytes);
   r.applies = r.applies && spec.multiplier == 1;
   // Tiles that read parts of cache lines pay for evictions with every part.
-  const index_t pixel = spec.channels * dtype_bytes(spec.dtype);
   const bool whole_lines = vector_bytes * dtype_bytes(spec.dtype) == kLineBytes * compute_bytes(spec.dtype);
-  r.preferred =
-      (whole_lines || pixel % (2 * kAliasingBytes) != 0) && loads_fast(spec.dtype, vector_bytes);
-  r.reason = "channels fill the lanes, and the image is read in place";
+  const index_t pixel = spec.channels * dtype_bytes(spec.dtype);
+  const Problem p(spec, r.columns);
+  if (r.applies && pixel % (whole_lines ? 2 * kAliasingBytes : kAliasingBytes) == 0 &&
+      (p.w.out_count >= kLeastColumns || !whole_lines)) {
+    copy_rows(p, r);
+    r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
+    r.applies = r.scratch_bytes <= kMaxScratchBytes;
+  }
+  r.preferred = loads_fast(spec.dtype, vector_bytes);
+  r.reason = r.tile.copies ? "channels fill the lanes; rows whose pixels evict each other are copied"
+                           : "channels fill the lanes, and the image is read in place";
   return r;
 }
 
@@ -357,7 +386,7 @@ Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
   Rule r = grad_filter_rule(spec, vector_bytes, GradForm::direct);
   r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 &&
               element == dtype_bytes(spec.dtype) && spec.channels * element >= vector_bytes;
-  r.preferred = vector_bytes == kLineBytes || spec.channels * element % kAliasingBytes != 0;
+  r.preferred = vector_bytes == kLineBytes || spec.channels * element % (kAliasingBytes / 2) != 0;
   r.reason = "channels fill the lanes, and both images are read in place";
   return r;
 }

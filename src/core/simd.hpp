@@ -139,25 +139,42 @@ DEPTHWISE_INLINE vec<T> permute(vec<T> x, index_vec<T> indices) {
 
 // Between 16 and 32 bits: of the instructions that do it, the compiler's own conversions take many.
 #if defined(__AVX512F__)
-DEPTHWISE_INLINE u32vec widen(u16half h) { return (u32vec)_mm512_cvtepu16_epi32((__m256i)h); }
-DEPTHWISE_INLINE u16half narrow(u32vec u) { return (u16half)_mm512_cvtepi32_epi16((__m512i)u); }
+DEPTHWISE_INLINE u32vec widen_bits(u16half h) { return (u32vec)_mm512_cvtepu16_epi32((__m256i)h); }
+DEPTHWISE_INLINE u16half narrow_bits(u32vec u) { return (u16half)_mm512_cvtepi32_epi16((__m512i)u); }
 #elif defined(__AVX2__)
-DEPTHWISE_INLINE u32vec widen(u16half h) { return (u32vec)_mm256_cvtepu16_epi32((__m128i)h); }
-DEPTHWISE_INLINE u16half narrow(u32vec u) {
+DEPTHWISE_INLINE u32vec widen_bits(u16half h) { return (u32vec)_mm256_cvtepu16_epi32((__m128i)h); }
+DEPTHWISE_INLINE u16half narrow_bits(u32vec u) {
   return (u16half)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)u),
                                    _mm256_extracti128_si256((__m256i)u, 1));
 }
 #else
-DEPTHWISE_INLINE u32vec widen(u16half h) { return __builtin_convertvector(h, u32vec); }
-DEPTHWISE_INLINE u16half narrow(u32vec u) { return __builtin_convertvector(u, u16half); }
+DEPTHWISE_INLINE u32vec widen_bits(u16half h) { return __builtin_convertvector(h, u32vec); }
+DEPTHWISE_INLINE u16half narrow_bits(u32vec u) { return __builtin_convertvector(u, u16half); }
 #endif
 
-DEPTHWISE_INLINE vec<float> to_float(bf16, u16half h) { return (vec<float>)(widen(h) << 16); }
+// One shuffle: a bfloat16 is the upper half of a float.
+#if defined(__AVX512F__)
+DEPTHWISE_INLINE vec<float> to_float(bf16, u16half h) {
+  typedef std::uint16_t words __attribute__((vector_size(64)));
+  constexpr words upper = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                           0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+  return (vec<float>)_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, (__m512i)upper,
+                                                    _mm512_castsi256_si512((__m256i)h));
+}
+#elif defined(__AVX2__)
+DEPTHWISE_INLINE vec<float> to_float(bf16, u16half h) {
+  const __m256i upper = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7,  //
+                                         -1, -1, 8, 9, -1, -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+  return (vec<float>)_mm256_shuffle_epi8(_mm256_broadcastsi128_si256((__m128i)h), upper);
+}
+#else
+DEPTHWISE_INLINE vec<float> to_float(bf16, u16half h) { return (vec<float>)(widen_bits(h) << 16); }
+#endif
 
 DEPTHWISE_INLINE u16half from_float(bf16, vec<float> x) {
   const u32vec u = (u32vec)x;
   const u32vec rounded = u + 0x7fffu + ((u >> 16) & 1u);  // to nearest, ties to even
-  return narrow((x == x ? rounded : u | 0x400000u) >> 16);
+  return narrow_bits((x == x ? rounded : u | 0x400000u) >> 16);
 }
 
 #if defined(__AVX512F__)
@@ -176,7 +193,7 @@ DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) { return (u16half)vcvt_f1
 #else
 // Shifting the 15 low bits into place scales the value by 2^-112, exactly, subnormals too.
 DEPTHWISE_INLINE vec<float> to_float(f16, u16half h) {
-  const u32vec u = widen(h);
+  const u32vec u = widen_bits(h);
   const u32vec magnitude = (u32vec)((vec<float>)((u & 0x7fffu) << 13) * 0x1p112f);
   const u32vec special = (u32vec)((u & 0x7c00u) == 0x7c00u) & 0x7f800000u;
   return (vec<float>)(magnitude | special | ((u & 0x8000u) << 16));
@@ -190,7 +207,7 @@ DEPTHWISE_INLINE u16half from_float(f16, vec<float> x) {
   const u32vec is_nan = (u32vec)(u > 0x7f800000u);
   const u32vec big = 0x7c00u | (is_nan & 0x200u);
   const u32vec finite = (is_tiny & tiny) | (~is_tiny & normal);
-  return narrow(((is_big & big) | (~is_big & finite)) | (sign >> 16));
+  return narrow_bits(((is_big & big) | (~is_big & finite)) | (sign >> 16));
 }
 #endif
 

@@ -13,13 +13,15 @@ inline constexpr index_t kLineBytes = 64;
 
 // The shape of a kernel's work, chosen by the plan. A unit is a line of channels or an output plane.
 struct Tile {
-  int pixels = 1;              // line kernels: outputs of a row that one tile holds in registers
-  int rows_at_once = 1;        // output rows computed from one state of the packed rows
-  int period = 1;              // flat kernels: weight vectors before they repeat
-  index_t rows = 1;            // rows of a task
-  index_t columns = 1;         // columns of a task
-  index_t units = 1;           // units of a task
-  bool beyond_caches = false;  // direct kernel: source and result do not stay in the caches
+  int pixels = 1;        // line kernels: outputs of a row that one tile holds in registers
+  int rows_at_once = 1;  // output rows computed from one state of the packed rows
+  int period = 1;        // flat kernels: weight vectors before they repeat
+  index_t rows = 1;      // rows of a task
+  index_t columns = 1;   // columns of a task
+  index_t units = 1;     // units of a task
+  int fetch_ahead = 0;   // direct kernel: tiles between what is computed and what is fetched; 0: nothing is
+  bool stream = false;   // direct kernel: results go past the caches
+  bool copies = false;   // direct kernel: rows are copied to where pixels do not evict each other
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
   index_t channels = 1;  // separable kernel: channels of a unit
   FftAxis fft_h, fft_w;  // FFT kernels: the transforms of a tile

@@ -1,8 +1,10 @@
 // Channels in the vector lanes, straight from the image where it lies: only the weights are packed.
 //
 // For channels that are adjacent. A task takes a block of channels whose rows under a tile stay in the
-// first-level cache on the way down the image. Half precision is converted as it is loaded and stored. With a
-// multiplier, the channels are those of the result, and each source channel is repeated in the registers.
+// first-level cache on the way down the image. Where neighbouring pixels evict each other from that cache,
+// rows are copied first, whole runs of channels at a time, to where their distance is odd. Half precision is
+// converted as it is loaded and stored. With a multiplier, the channels are those of the result, and each
+// source channel is repeated in the registers.
 #pragma once
 
 #include "direct_layout.hpp"
@@ -30,14 +32,18 @@ class Direct {
         weight_step_(depthwise::direct_weight_lines(*task.tile) * kLine<T>),
         weights_(reinterpret_cast<T*>(task.scratch)),
         repeats_(reinterpret_cast<Repeat<T>*>(weights_ + h_.taps * w_.taps * weight_step_)),
-        table_(reinterpret_cast<const S**>(reinterpret_cast<std::byte*>(repeats_) +
-                                           depthwise::direct_repeat_bytes(spec_, *task.tile))) {}
+        ring_(reinterpret_cast<S*>(reinterpret_cast<std::byte*>(repeats_) +
+                                   depthwise::direct_repeat_bytes(spec_, *task.tile))),
+        ring_step_(depthwise::direct_ring_step(spec_, *task.tile)),
+        table_(reinterpret_cast<const S**>(reinterpret_cast<std::byte*>(ring_) +
+                                           depthwise::direct_ring_bytes(spec_, *task.tile, h_, w_))) {}
 
   void run() {
     if (!pack_weights()) return run_generic();
     if constexpr (kRepeats) find_repeats();
     const Window<S> window = describe();
     const WindowFunctions<S> compute = window_functions<Load<S>>(window, task_.tile->pixels);
+    copied_ = h_.stride * task_.row_begin;
     for (index_t u = task_.row_begin; u < task_.row_end;) {
       const bool pair = compute.pair && u + 1 < task_.row_end;
       const index_t count = pair ? 2 : 1;
@@ -89,11 +95,13 @@ class Direct {
       const index_t channel = first_ + depthwise::smaller(v * lanes, channels_ - lanes), base = channel / m,
                     first = sources < lanes ? 0 : depthwise::smaller(base, sources - lanes);
       simd::index_vec<T> indices;
-      for (int i = 0, lane = static_cast<int>(base - first), q = static_cast<int>(channel - base * m); i < lanes; ++i) {
+      for (int i = 0, lane = static_cast<int>(base - first), q = static_cast<int>(channel - base * m);
+           i < lanes; ++i) {
         indices[i] = lane;
         if (++q == m) q = 0, ++lane;
       }
-      repeats_[v] = {indices, first, simd::LaneCount<T>(static_cast<int>(depthwise::smaller(sources, lanes)))};
+      repeats_[v] = {indices, first,
+                     simd::LaneCount<T>(static_cast<int>(depthwise::smaller(sources, lanes)))};
     }
   }
 
@@ -105,7 +113,7 @@ class Direct {
             .spacing = w_.spacing,
             .inside_begin = ceil_div(-w_.src_start),
             .inside_end = ceil_div(w_.src_size - w_.src_start),
-            .pixel_step = step * source_.column_step,
+            .pixel_step = copies() ? ring_step_ : step * source_.column_step,
             .row_taps = h_.taps,
             .row_stride = h_.stride,
             .weights = weights_,
@@ -114,7 +122,8 @@ class Direct {
             .out_step = w_.out_step * result_.column_step,
             .out_row = h_.out_step * result_.row_step,
             .channels = channels_,
-            .prefetch = task_.tile->beyond_caches,
+            .fetch_ahead = task_.tile->fetch_ahead,
+            .source_row = h_.src_step * source_.row_step,
             .stream = streams(),
             .repeats = repeats_,
             .finishes = !plain(),
@@ -127,21 +136,53 @@ class Direct {
   // Whether results may go past the caches: nothing reads them here again, and all vectors are aligned.
   bool streams() const {
     const auto aligned = [](index_t bytes) { return bytes % simd::kVectorBytes == 0; };
-    return sizeof(S) == sizeof(T) && task_.tile->beyond_caches && plain() &&
+    return sizeof(S) == sizeof(T) && task_.tile->stream && plain() &&
            aligned(result_.channels * static_cast<index_t>(sizeof(T))) &&
            aligned(reinterpret_cast<index_t>(task_.operands.out));
   }
 
+  bool copies() const { return !kRepeats && task_.tile->copies; }
+
   // Source rows under `count` output rows from u.
-  WindowRows<S> find_rows(index_t u, index_t count) const {
+  WindowRows<S> find_rows(index_t u, index_t count) {
     const index_t first = h_.stride * u, positions = (count - 1) * h_.stride + h_.taps;
     index_t begin = 0, end = w_.taps > 0 && h_.taps > 0 ? positions : 0;
     while (begin < end && !h_.inside(h_.source(first + begin))) ++begin;
     while (begin < end && !h_.inside(h_.source(first + end - 1))) --end;
-    const S* image = static_cast<const S*>(task_.operands.a) + task_.batch * source_.batch_step +
-                     w_.src_start * source_.column_step + (kRepeats ? 0 : first_);
-    for (index_t t = begin; t < end; ++t) table_[t] = image + h_.source(first + t) * source_.row_step;
+    if (copies()) copy_rows(first + positions);
+    for (index_t t = begin; t < end; ++t) table_[t] = copies() ? ring_row(first + t) : source_row(first + t);
     return {table_, begin, end, result_row(u)};
+  }
+
+  const S* source_row(index_t position) const {
+    return static_cast<const S*>(task_.operands.a) + task_.batch * source_.batch_step +
+           h_.source(position) * source_.row_step + w_.src_start * source_.column_step +
+           (kRepeats ? 0 : first_);
+  }
+
+  // The copy of the row at a position. Its first pixel is the task's first, which is not the image's.
+  S* ring_row(index_t position) const {
+    const index_t slot = position % depthwise::direct_slots(h_), row = w_.span(task_.tile->columns);
+    return ring_ + (slot * row - w_.stride * task_.column_begin) * ring_step_;
+  }
+
+  // Copies the rows inside the image up to position `end` that are not copied yet.
+  void copy_rows(index_t end) {
+    const index_t begin = end - depthwise::direct_slots(h_);
+    copied_ = copied_ < begin ? begin : copied_;
+    for (; copied_ < end; ++copied_)
+      if (h_.inside(h_.source(copied_))) copy_row(source_row(copied_), ring_row(copied_));
+  }
+
+  void copy_row(const S* from, S* to) const {
+    const Window<S> window = describe();
+    const index_t low = w_.stride * task_.column_begin,
+                  high = low + w_.span(task_.column_end - task_.column_begin),
+                  begin = low < window.inside_begin ? window.inside_begin : low,
+                  end = depthwise::smaller(high, window.inside_end);
+    const index_t step = w_.src_step * source_.column_step;
+    for (index_t p = begin; p < end; ++p)
+      __builtin_memcpy(to + p * ring_step_, from + p * step, channels_ * sizeof(S));
   }
 
   S* result_row(index_t u) const {
@@ -157,7 +198,10 @@ class Direct {
   const index_t first_, channels_, weight_step_;
   T* const weights_;
   Repeat<T>* const repeats_;
+  S* const ring_;
+  const index_t ring_step_;
   const S** const table_;
+  index_t copied_ = 0;  // rows before this position are in the ring
 };
 
 }  // namespace

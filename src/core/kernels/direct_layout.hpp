@@ -16,11 +16,28 @@ __attribute__((always_inline)) inline index_t direct_repeat_bytes(const Spec& sp
   return spec.multiplier == 1 ? 0 : 3 * tile.units * kLineBytes;
 }
 
+// Rows under a pair of output rows.
+__attribute__((always_inline)) inline index_t direct_slots(const AxisClass& h) { return h.taps + h.stride; }
+
+// Elements from a copied pixel to the next one: an odd number of lines.
+__attribute__((always_inline)) inline index_t direct_ring_step(const Spec& spec, const Tile& tile) {
+  const index_t bytes = dtype_bytes(spec.dtype),
+                run = tile.units * (kLineBytes / compute_bytes(spec.dtype)) * bytes;
+  return ((run + kLineBytes - 1) / kLineBytes | 1) * kLineBytes / bytes;
+}
+
+__attribute__((always_inline)) inline index_t direct_ring_bytes(const Spec& spec, const Tile& tile,
+                                                                const AxisClass& h, const AxisClass& w) {
+  return tile.copies
+             ? direct_slots(h) * w.span(tile.columns) * direct_ring_step(spec, tile) * dtype_bytes(spec.dtype)
+             : 0;
+}
+
 __attribute__((always_inline)) inline index_t direct_scratch_bytes(const Spec& spec, const Tile& tile,
                                                                    const AxisClass& h, const AxisClass& w) {
   const index_t pointers = 2 * (h.taps + h.stride);
   return h.taps * w.taps * direct_weight_lines(tile) * kLineBytes + direct_repeat_bytes(spec, tile) +
-         pointers * index_t{sizeof(void*)};
+         direct_ring_bytes(spec, tile, h, w) + pointers * index_t{sizeof(void*)};
 }
 
 }  // namespace depthwise

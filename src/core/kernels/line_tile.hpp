@@ -52,7 +52,9 @@ struct Window {
   index_t weight_row, weight_step;
   index_t out_step, out_row;  // elements from an output column to the next, and from a row to the next
   index_t channels;           // at least one vector of them
-  bool prefetch, stream;      // fetch the next tile's new rows; write whole tiles past the caches
+  index_t fetch_ahead;        // how many tiles ahead of theirs rows are fetched; 0 for not at all
+  index_t source_row;         // elements from a source row to the next, for that
+  bool stream;                // write whole tiles past the caches
   const Repeat<compute_t<S>>* repeats = nullptr;  // of every vector, where source channels are repeated
   // What becomes of sums; where they are only stored, `finishes` is false.
   bool finishes = false;
@@ -187,13 +189,21 @@ DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows
                                        w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
 }
 
-// Asks for what the next tile to the right reads first: rows that no tile above it has read.
-template <int Pixels, class S>
-DEPTHWISE_INLINE void fetch_next(const Window<S>& b, const WindowRows<S>& rows, index_t count,
-                                 index_t offset) {
-  const index_t begin = rows.end - count > rows.begin ? rows.end - count : rows.begin;
+// Where a tile that comes later begins: further to the right or, after the last column, in the next rows.
+template <int Rows, int Pixels, class S>
+DEPTHWISE_INLINE index_t later_tile(const Window<S>& b, index_t column, index_t begin, index_t end) {
+  const index_t later = column + b.fetch_ahead * Pixels;
+  const bool below = later >= end;
+  return (below ? later - (end - begin) : later) * b.stride * b.pixel_step +
+         (below ? Rows * b.row_stride * b.source_row : 0);
+}
+
+// Asks for what a tile at `offset` reads first: rows that no tile above it has read.
+template <int Rows, int Pixels, class S>
+DEPTHWISE_INLINE void fetch(const Window<S>& b, const WindowRows<S>& rows, index_t offset) {
+  const index_t fresh = rows.end - Rows * b.row_stride, begin = fresh > rows.begin ? fresh : rows.begin;
   for (index_t t = begin; t < rows.end; ++t) {
-    const S* x = rows.table[t] + offset + Pixels * b.stride * b.pixel_step;
+    const S* x = rows.table[t] + offset;
 #pragma GCC unroll 4
     for (index_t i = 0; i < Pixels * b.stride; ++i, x += b.pixel_step) __builtin_prefetch(x, 0, 2);
   }
@@ -246,7 +256,7 @@ DEPTHWISE_INLINE void write_tile(const Window<S>& b, const vec<compute_t<S>> (&a
 // `outputs` of the tile's columns are kept. The last vector of channels overlaps its neighbour.
 template <class Load, int Taps, int Stride, int Rows, int Pixels, bool Edge, class S>
 DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& rows, index_t column,
-                                    Inside inside, int outputs) {
+                                    index_t later, Inside inside, int outputs) {
   using T = compute_t<S>;
   S* const out = rows.out + column * b.out_step;
   const index_t start = column * b.stride * b.pixel_step;
@@ -255,7 +265,7 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
     const Load load(b, vector, c);
     const index_t offset = start + load.first;
-    if (b.prefetch) fetch_next<Pixels>(b, rows, Rows * b.row_stride, offset);
+    if (b.fetch_ahead > 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Rows][Pixels] = {};
     if constexpr (Rows == 1)
       add_rows<Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, rows.end, offset, load,
@@ -279,10 +289,12 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
     const int outputs = static_cast<int>(end - from < Pixels ? end - from : Pixels);
     const int first = static_cast<int>(low < 0 ? 0 : low < span ? low : span);
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
+    const index_t later = later_tile<Rows, Pixels>(b, column, begin, end);
     if (outputs == Pixels && first == 0 && last == span)
-      tile_channels<Load, Taps, Stride, Rows, Pixels, false>(b, rows, from, {}, outputs);
+      tile_channels<Load, Taps, Stride, Rows, Pixels, false>(b, rows, from, later, {}, outputs);
     else
-      tile_channels<Load, Taps, Stride, Rows, Pixels, true>(b, rows, from, {first, last - first}, outputs);
+      tile_channels<Load, Taps, Stride, Rows, Pixels, true>(b, rows, from, later, {first, last - first},
+                                                            outputs);
   }
 }
 
