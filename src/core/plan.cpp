@@ -90,6 +90,8 @@ void cut(Plan& plan) {
   const Rule& r = plan.rule;
   plan.unit_blocks = ceil_div(r.units, r.tile.units);
   if (s.op == Op::grad_filter) return;
+  plan.row_classes = plan.column_classes = plan.row_blocks = plan.column_blocks = 1;
+  if (r.whole) return;
   plan.row_classes = class_count(s.op, s.h, r.rows);
   plan.column_classes = class_count(s.op, s.w, r.columns);
   plan.row_blocks = ceil_div(class_size(s, s.h, r.rows), r.tile.rows);
@@ -277,7 +279,7 @@ Task Plan::task(index_t index) const {
   t.row_end = std::min(t.row_begin + rule.tile.rows, t.h.out_count);
   t.column_begin = std::min(column * rule.tile.columns, t.w.out_count);
   t.column_end = std::min(t.column_begin + rule.tile.columns, t.w.out_count);
-  if (patches) {
+  if (patches && !rule.whole) {
     clip(t.h, patches->inner_rows, 1, t.row_begin, t.row_end);
     clip(t.w, patches->inner_columns, rule.tile.pixels, t.column_begin, t.column_end);
   }

@@ -21,6 +21,7 @@ struct Rule {
   Tile tile;
   index_t units = 1;  // what Tile::units counts: lines of channels, planes, or channels
   Dilation rows = Dilation::split, columns = Dilation::keep;
+  bool whole = false;  // each task computes the destinations of all classes
   index_t scratch_bytes = 0;
   // Filter gradient: blocks of positions, tasks that share a unit's, and bytes of a unit's sums.
   index_t blocks = 0, parts = 1, sums_bytes = 0;

@@ -9,6 +9,7 @@
 #include "kernels/grad_layout.hpp"
 #include "kernels/line_layout.hpp"
 #include "kernels/separable_layout.hpp"
+#include "kernels/transposed_layout.hpp"
 #include "plan.hpp"
 
 namespace depthwise {
@@ -418,6 +419,39 @@ bool plane_tiles(const Spec& spec) {
   return planes && square && strides && p.h.out_count >= kTileRows;
 }
 
+// Rows of results that stay in the first-level cache beside the rows under them.
+index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
+  constexpr index_t kBlock = 8 << 10;
+  const index_t most = std::max<index_t>(1, kBlock / (std::max<index_t>(columns, 1) * kLineBytes));
+  const index_t even = ceil_div(rows, ceil_div(rows, most));
+  return std::min(rows, p.h.stride == 1 && p.h.spacing == 1 ? even + (even & 1) : even);  // tiles take pairs
+}
+
+Rule nchw_transposed(const Spec& spec) {
+  Rule r;
+  r.rows = r.columns = Dilation::keep;
+  Problem p(spec, r.columns);
+  p.h = widest(spec, spec.h, r.rows);
+  const bool forward = spec.op == Op::forward;
+  const index_t line = kLineBytes / compute_bytes(spec.dtype), taps = spec.h.kernel * spec.w.kernel;
+  const index_t height = forward ? spec.h.out : spec.h.in, width = forward ? spec.w.out : spec.w.in;
+  r.whole = class_count(spec.op, spec.h, r.rows) * class_count(spec.op, spec.w, r.columns) > 1;
+  r.units = ceil_div(p.channels, line);
+  Tile& t = r.tile;
+  t.rows = t.columns = std::max<index_t>({height, width, 1});
+  t.rows_at_once =
+      static_cast<int>(std::min<index_t>(r.whole ? height : transposed_rows(p, height, width), 1 << 20));
+  t.pixels = choose_pixels(p.w.out_count);
+  t.units = choose_units(r.units, spec.batch * r.units, height * width * line * taps);
+  t.units = std::min(t.units, std::max<index_t>(1, caches().l2 / 4 / (taps * kLineBytes)));
+  r.scratch_bytes = transposed_scratch_bytes(transposed_layout(spec, t, p.h));
+  r.applies =
+      spec.layout == Layout::nchw && (forward || spec.multiplier == 1) && r.scratch_bytes <= kMaxScratchBytes;
+  r.preferred = false;
+  r.reason = "planes are small: they are transposed, so that channels fill the lanes";
+  return r;
+}
+
 Rule nchw_small_planes(const Spec& spec, int vector_bytes) {
   Rule r = vector_rule(spec, vector_bytes, true);
   r.applies = r.applies && spec.layout == Layout::nchw;
@@ -512,6 +546,8 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::grad_filter_nhwc:
     case KernelId::grad_input_nhwc: return nhwc(spec, vector_bytes);
     case KernelId::forward_nhwc_multiplier: return nhwc_multiplier(spec);
+    case KernelId::forward_nchw_transposed:
+    case KernelId::grad_input_nchw_transposed: return nchw_transposed(spec);
     case KernelId::forward_nchw_small_planes:
     case KernelId::grad_filter_nchw_small_planes:
     case KernelId::grad_input_nchw_small_planes: return nchw_small_planes(spec, vector_bytes);

@@ -1,0 +1,5 @@
+#include "transposed.hpp"
+
+#include "instance.hpp"
+
+DEPTHWISE_INSTANCE(transposed, Transposed<S>)

@@ -1,0 +1,235 @@
+// Planes of NCHW with channels in the vector lanes: whole planes of a line of channels are transposed as flat
+// runs of pixels, computed in the cache like an image of NHWC, and transposed back.
+//
+// A task computes all columns. Where the destinations fall into several classes, one task computes all of
+// them, since what it transposes back are whole runs of pixels.
+#pragma once
+
+#include "generic.hpp"
+#include "plane_lines.hpp"
+#include "transposed_layout.hpp"
+
+namespace {
+
+using depthwise::AxisClass;
+using depthwise::Dilation;
+using depthwise::larger;
+using depthwise::Op;
+using depthwise::Spec;
+using depthwise::Task;
+using depthwise::TransposedLayout;
+
+template <class S>
+class Transposed {
+ public:
+  explicit Transposed(const Task& task)
+      : task_(task),
+        spec_(*task.spec),
+        h_(task.h),
+        w_(task.w),
+        row_classes_(depthwise::class_count(spec_.op, spec_.h, Dilation::keep)),
+        column_classes_(depthwise::class_count(spec_.op, spec_.w, Dilation::keep)),
+        source_(spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_)),
+        result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
+        layout_(transposed_layout(spec_, *task.tile, h_)) {
+    T* at = reinterpret_cast<T*>(task.scratch);
+    const auto take = [&at](index_t lines) {
+      T* const part = at;
+      at += lines * kL;
+      return part;
+    };
+    lines_ = take(layout_.source);
+    sums_ = take(layout_.result);
+    packed_ = take(layout_.weights);
+    bias_ = take(layout_.bias);
+    table_ = reinterpret_cast<const T**>(take(layout_.table));
+  }
+
+  void run() {
+    pack_weights();
+    for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
+      find_unit(unit);
+      if (!finite())
+        run_generic();
+      else if (several())
+        run_classes();
+      else
+        run_rows();
+    }
+  }
+
+ private:
+  using T = compute_t<S>;
+  static constexpr int kL = kLine<T>;
+
+  static index_t lesser(index_t a, index_t b) { return a < b ? a : b; }
+  bool several() const { return row_classes_ * column_classes_ > 1; }
+  index_t taps() const { return spec_.h.kernel * spec_.w.kernel; }
+  int valid_in(index_t unit) const { return static_cast<int>(lesser(result_.channels - unit * kL, kL)); }
+
+  // Weights: [unit][tap][line]; lanes past the last channel are 0. Units go innermost: theirs are adjacent in
+  // the filter.
+  void pack_weights() const {
+    const S* tap = static_cast<const S*>(task_.operands.b) + task_.unit_begin * kL;
+    T* to = packed_;
+    for (index_t k = 0, n = taps(); k < n; ++k, tap += result_.channels, to += kL) {
+      const S* from = tap;
+      T* line = to;
+      for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit, from += kL, line += n * kL)
+        pack_tap(from, valid_in(unit), line);
+    }
+  }
+
+  DEPTHWISE_INLINE void pack_tap(const S* from, int valid, T* to) const {
+    for (int v = 0; v < kL; v += kLanes<T>)
+      simd::store(to + v, valid > v ? simd::load_n(from + v, valid - v) : vec<T>{});
+  }
+
+  // What depends on the unit: its weights, its bias, and where its planes are.
+  void find_unit(index_t unit) {
+    const index_t lane = unit * kL, batch = task_.batch;
+    valid_ = valid_in(unit);
+    first_ = lane;
+    weights_ = packed_ + (unit - task_.unit_begin) * taps() * kL;
+    for (int l = 0; l < kL; ++l) {
+      const index_t output = lane + (l < valid_ ? l : valid_ - 1);
+      const index_t channel = spec_.op == Op::forward ? output / spec_.multiplier : output;
+      planes_[l] = static_cast<const S*>(task_.operands.a) + batch * source_.batch_step +
+                   channel * source_.channel_step;
+    }
+    results_ = {
+        static_cast<S*>(task_.operands.out) + batch * result_.batch_step + lane * result_.channel_step,
+        result_.channel_step};
+    // -0 is the neutral element of addition: it leaves a sum of -0 alone.
+    const S* bias = static_cast<const S*>(task_.operands.bias);
+    for (int v = 0; v < kL; v += kLanes<T>)
+      simd::store(bias_ + v, bias && valid_ > v ? simd::load_n(bias + lane + v, valid_ - v) : -vec<T>{});
+  }
+
+  // Whether all weights of the unit are, so that taps on zeros can be skipped.
+  bool finite() const {
+    vec<T> probe = {};
+    for (const T *w = weights_, *end = w + taps() * kL; w < end; w += kLanes<T>)
+      probe += simd::load(w) * T(0);
+    T sum = 0;
+    for (int i = 0; i < kLanes<T>; ++i) sum += probe[i];
+    return sum == 0;
+  }
+
+  // Every pair of classes of rows and columns.
+  template <class Body>
+  void each_class(const Body& body) const {
+    for (index_t r = 0; r < row_classes_; ++r)
+      for (index_t c = 0; c < column_classes_; ++c)
+        body(several() ? axis_class(spec_.op, spec_.h, Dilation::keep, r) : h_,
+             several() ? axis_class(spec_.op, spec_.w, Dilation::keep, c) : w_);
+  }
+
+  // A tap on zeros can make a NaN: then no tap may be left out.
+  void run_generic() const {
+    Task all = task_;
+    all.unit_begin = first_, all.unit_end = first_ + valid_;
+    each_class([&](const AxisClass& h, const AxisClass& w) {
+      all.h = h, all.w = w;
+      if (several()) all.row_begin = 0, all.row_end = h.out_count;
+      all.column_begin = 0, all.column_end = w.out_count;
+      Generic<S>(all).run();
+    });
+  }
+
+  void run_classes() {
+    load_rows(0, source_.height);
+    each_class([&](const AxisClass& h, const AxisClass& w) {
+      compute(h, w, 0, h.out_count, sums_ + (h.out_start * result_.width + w.out_start) * kL);
+    });
+    store_rows(0, result_.height);
+  }
+
+  // Blocks of rows: each is finished while it is in the first-level cache, and reads rows that just came
+  // there.
+  void run_rows() {
+    index_t loaded = larger(0, h_.source(h_.stride * task_.row_begin));
+    for (index_t u = task_.row_begin; u < task_.row_end;) {
+      const index_t end = lesser(u + task_.tile->rows_at_once, task_.row_end);
+      const index_t last = h_.source(h_.stride * (end - 1) + h_.spacing * (h_.taps - 1));
+      const index_t needed = lesser(last + 1, source_.height);
+      if (loaded < needed) load_rows(loaded, needed), loaded = needed;
+      compute(h_, w_, u, end, sums_);
+      store_rows(u, end);
+      u = end;
+    }
+  }
+
+  void load_rows(index_t begin, index_t end) const {
+    const index_t width = source_.width;
+    planes_to_lines<S>(planes_, valid_, begin * width, (end - begin) * width, lines_ + begin * width * kL);
+  }
+
+  void store_rows(index_t begin, index_t end) const {
+    const index_t width = result_.width;
+    lines_to_planes<S>(sums_, results_, valid_, begin * width, (end - begin) * width,
+                       Epilogue<T>{bias_, spec_.activation});
+  }
+
+  Window<T> describe(const AxisClass& h, const AxisClass& w) const {
+    const index_t step = w.src_step, row = spec_.w.kernel * kL;
+    const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : (a + step - 1) / step; };
+    return {.taps = w.taps,
+            .stride = w.stride,
+            .spacing = w.spacing,
+            .inside_begin = ceil_div(-w.src_start),
+            .inside_end = ceil_div(w.src_size - w.src_start),
+            .pixel_step = step * kL,
+            .row_taps = h.taps,
+            .row_stride = h.stride,
+            .weights = weights_ + h.tap_start * row + w.tap_start * kL,
+            .weight_row = h.tap_step * row,
+            .weight_step = w.tap_step * kL,
+            .out_step = w.out_step * kL,
+            .out_row = h.out_step * result_.width * kL,
+            .channels = (valid_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>,
+            .fetch_ahead = 0,
+            .source_row = 0,
+            .stream = false};
+  }
+
+  // Rows [begin, end) of a class; `to` is row `begin`.
+  void compute(const AxisClass& h, const AxisClass& w, index_t begin, index_t end, T* to) const {
+    const Window<T> window = describe(h, w);
+    const WindowFunctions<T> tiles = window_functions<Adjacent<T>>(window, task_.tile->pixels);
+    for (index_t u = begin; u < end;) {
+      const bool pair = tiles.pair && h.spacing == 1 && u + 1 < end;
+      (pair ? tiles.pair : tiles.one)(window, find_rows(h, w, u, pair ? 2 : 1, to), 0, w.out_count);
+      u += pair ? 2 : 1, to += (pair ? 2 : 1) * window.out_row;
+    }
+  }
+
+  // Source rows under `count` output rows from u; several only where the rows of a class are adjacent.
+  WindowRows<T> find_rows(const AxisClass& h, const AxisClass& w, index_t u, index_t count, T* to) const {
+    const index_t first = h.source(h.stride * u), step = h.src_step * h.spacing;
+    const index_t positions = (count - 1) * h.stride + h.taps;
+    index_t begin = 0, end = w.taps > 0 && h.taps > 0 ? positions : 0;
+    while (begin < end && !h.inside(first + begin * step)) ++begin;
+    while (begin < end && !h.inside(first + (end - 1) * step)) --end;
+    const T* const column = lines_ + w.src_start * kL;
+    for (index_t t = begin; t < end; ++t) table_[t] = column + (first + t * step) * source_.width * kL;
+    return {table_, begin, end, to};
+  }
+
+  const Task& task_;
+  const Spec& spec_;
+  const AxisClass& h_;
+  const AxisClass& w_;
+  const index_t row_classes_, column_classes_;
+  const Image source_, result_;
+  const TransposedLayout layout_;
+  T *lines_, *sums_, *packed_, *bias_;
+  const T** table_;
+  const T* weights_ = nullptr;
+  const S* planes_[kL] = {};
+  EvenPlanes<S> results_{};
+  index_t first_ = 0;
+  int valid_ = 0;
+};
+
+}  // namespace
