@@ -427,7 +427,31 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
   return std::min(rows, p.h.stride == 1 && p.h.spacing == 1 ? even + (even & 1) : even);  // tiles take pairs
 }
 
-Rule nchw_transposed(const Spec& spec) {
+// Whether transposing pays, by measurement: where planes have no tiles of several rows, and where their rows
+// are short. A plane of a multiple of a page lies on the same sets of the first-level cache as its
+// neighbours, all of which are read and written at once.
+bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector_bytes) {
+  constexpr double kLeastUse = 0.7;
+  constexpr index_t kPage = 4096, kShortRow = 12, kFewTaps = 5, kDilated = 4;
+  const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element, columns = p.w.out_count;
+  const double used =
+      static_cast<double>(p.channels) / static_cast<double>(ceil_div(p.channels, lanes) * lanes);
+  if (used < kLeastUse) return false;
+  if (whole) return true;
+  const auto paged = [&](const Axis& y, const Axis& x) {
+    const index_t in = y.in * x.in * element, out = y.out * x.out * element;
+    return in % kPage == 0 || out % kPage == 0;
+  };
+  const index_t taps = std::max(p.h.taps, p.w.taps);
+  if (columns <= kShortRow) return true;
+  if (!plane_tiles(spec)) return p.h.taps * p.w.taps >= kFewTaps;
+  if (paged(spec.h, spec.w)) return false;
+  if (p.w.spacing > 1) return p.w.spacing >= kDilated;
+  if (taps == 3) return p.w.stride == 2 && columns <= 14;
+  return columns <= (taps == 7 && vector_bytes == kLineBytes ? 56 : 28);
+}
+
+Rule nchw_transposed(const Spec& spec, int vector_bytes) {
   Rule r;
   r.rows = r.columns = Dilation::keep;
   Problem p(spec, r.columns);
@@ -438,17 +462,19 @@ Rule nchw_transposed(const Spec& spec) {
   r.whole = class_count(spec.op, spec.h, r.rows) * class_count(spec.op, spec.w, r.columns) > 1;
   r.units = ceil_div(p.channels, line);
   Tile& t = r.tile;
-  t.rows = t.columns = std::max<index_t>({height, width, 1});
-  t.rows_at_once =
-      static_cast<int>(std::min<index_t>(r.whole ? height : transposed_rows(p, height, width), 1 << 20));
+  t.columns = std::max<index_t>(width, 1);
+  t.rows = r.whole ? std::max<index_t>(height, 1)
+                   : choose_rows(p, 4 * p.h.span(1), spec.batch * r.units, width * line * taps);
+  t.rows_at_once = static_cast<int>(r.whole ? std::min<index_t>(height, kMaxScratchBytes)
+                                            : transposed_rows(p, t.rows, width));
   t.pixels = choose_pixels(p.w.out_count);
   t.units = choose_units(r.units, spec.batch * r.units, height * width * line * taps);
   t.units = std::min(t.units, std::max<index_t>(1, caches().l2 / 4 / (taps * kLineBytes)));
   r.scratch_bytes = transposed_scratch_bytes(transposed_layout(spec, t, p.h));
   r.applies =
       spec.layout == Layout::nchw && (forward || spec.multiplier == 1) && r.scratch_bytes <= kMaxScratchBytes;
-  r.preferred = false;
-  r.reason = "planes are small: they are transposed, so that channels fill the lanes";
+  r.preferred = transposing_pays(spec, p, r.whole, vector_bytes);
+  r.reason = "planes are transposed as they are, so that channels fill the lanes";
   return r;
 }
 
@@ -547,7 +573,7 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::grad_input_nhwc: return nhwc(spec, vector_bytes);
     case KernelId::forward_nhwc_multiplier: return nhwc_multiplier(spec);
     case KernelId::forward_nchw_transposed:
-    case KernelId::grad_input_nchw_transposed: return nchw_transposed(spec);
+    case KernelId::grad_input_nchw_transposed: return nchw_transposed(spec, vector_bytes);
     case KernelId::forward_nchw_small_planes:
     case KernelId::grad_filter_nchw_small_planes:
     case KernelId::grad_input_nchw_small_planes: return nchw_small_planes(spec, vector_bytes);
