@@ -360,3 +360,12 @@ def test_refused(argument, call):
 def test_numpy_calls_do_not_import_dask():
     code = "import sys, numpy as np, depthwise; x = np.ones((4, 4, 1), 'f'); depthwise.conv2d(x, x[..., 0])"
     subprocess.run([sys.executable, "-c", f"{code}; assert 'dask' not in sys.modules"], check=True)
+
+
+def test_a_prepared_operator_takes_dask_arrays(rng):
+    x, filter = random_array(rng, (1, 40, 50, 3), "float32"), random_array(rng, (5, 5, 3, 1), "float32")
+    bias = random_array(rng, (3,), "float32")
+    op = depthwise.Conv2D(filter, bias=bias, border="reflect", activation="relu", stride=2, num_threads=1)
+    assert same_bits(computed(op(da.from_array(x, chunks=(1, 13, 17, 2)))), op(x))
+    with pytest.raises(TypeError, match="out must be None"):
+        op(da.from_array(x), out=np.empty((1, 20, 25, 3), np.float32))

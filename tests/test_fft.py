@@ -119,6 +119,49 @@ def test_tiles_keep_the_bound(rng, name, dtype):
         assert_within(actual, exact[op], transform_bound(op, *pairs[op], spec), dtype)
 
 
+# (side, channels, filter, keywords): groups of tiles, single tiles, borders beyond the image's size.
+BORDERED = {
+    "tiles in the lanes": ((150, 170), 3, (31, 31), {}),
+    "whole lines": ((70, 90), 17, (15, 21), {"stride": (2, 1)}),
+    "far outside": ((9, 12), 3, (31, 51), {}),
+    "dilated": ((60, 61), 2, (13, 11), {"dilation": (2, 3)}),
+    "planes": ((40, 150), 4, (21, 9), {"layout": "NCHW"}),
+}
+
+
+@pytest.mark.parametrize("border", ["reflect", "symmetric", "edge", "wrap"])
+@pytest.mark.parametrize("name", BORDERED)
+def test_tiles_show_the_border(rng, name, border):
+    size, channels, taps, keywords = BORDERED[name]
+    planes = keywords.get("layout") == "NCHW"
+    x_shape = (2, channels, *size) if planes else (2, *size, channels)
+    x, filter = random_array(rng, x_shape, "float32"), random_array(rng, (*taps, channels, 1), "float32")
+    dilation = keywords.get("dilation", (1, 1))
+    pads = [((n - 1) * d // 2,) * 2 for n, d in zip(taps, dilation, strict=True)]
+    shown = np.pad(x, [(0, 0), (0, 0), *pads] if planes else [(0, 0), *pads, (0, 0)], border)
+    settings = {**keywords, "padding": pads, "border": border, "algorithm": "fft"}
+    result = depthwise.conv2d(x, filter, num_threads=1, **settings)
+    assert depthwise._native.last_run()["kernel"].endswith("fft")
+    spec = depthwise._spec.general_spec(shown.shape, filter.shape, "float32", padding="VALID", **keywords)
+    expected = reference.conv2d(shown, filter, padding="VALID", **keywords)
+    assert_within(result, expected, transform_bound("forward", shown, filter, spec), "float32")
+    for num_threads in (2, 3):
+        assert same_bits(depthwise.conv2d(x, filter, num_threads=num_threads, **settings), result)
+
+
+@pytest.mark.parametrize("border", ["reflect", "wrap"])
+def test_what_is_not_finite_stays_where_the_border_shows_it(rng, border):
+    x, filter = random_array(rng, (1, 150, 170, 3), "float32"), random_array(rng, (31, 31), "float32")
+    x[0, [2, 149, 70], [3, 80, 169], [0, 2, 1]] = np.inf, np.nan, -np.inf
+    found = depthwise.conv2d(x, filter, border=border, algorithm="fft")
+    expected = depthwise.conv2d(x, filter, border=border, algorithm="direct")
+    assert (~np.isfinite(expected)).any()
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    infinite = np.isinf(expected)
+    assert np.array_equal(np.isinf(found), infinite)
+    assert np.array_equal(found[infinite], expected[infinite])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LARGE)
 def test_any_number_of_threads_gives_the_same_bits(rng, name, dtype):

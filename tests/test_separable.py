@@ -96,3 +96,35 @@ def test_other_filters_are_refused(rng, value):
     x = random_array(rng, (1, 8, 8, 2), "float32")
     with pytest.raises(ValueError, match=r"rank 1 .*plane \[:, :, 1, 0\] differs .* by up to"):
         depthwise.conv2d(x, filter, algorithm="separable")
+
+
+class TestPreparedOperator:
+    def test_keeps_the_factors(self, rng):
+        """What is kept stands for the filter: a run with another one still uses the first one's factors."""
+        x = random_array(rng, (1, 64, 64, 3), "float32")
+        filter = rank_one(rng, (9, 11, 3, 1), "float32")
+        op = depthwise.Conv2D(filter)
+        expected = depthwise.conv2d(x, filter)
+        assert same_bits(op(x), expected)
+        ((operation, _, _, prepared),) = op._prepared.values()
+        assert prepared.bytes == (9 + 11) * 3 * 4 <= operation.prepared_bytes
+        other = random_array(rng, filter.shape, "float32")
+        assert same_bits(operation.native.run(x, other, prepared=prepared), expected)
+        assert _native.last_run()["kernel"] == "separable"
+
+    def test_keeps_that_there_are_none(self, rng):
+        x = random_array(rng, (1, 64, 64, 3), "float32")
+        full = random_array(rng, (9, 9, 3, 1), "float32")
+        op = depthwise.Conv2D(full)
+        expected = depthwise.conv2d(x, full)
+        assert same_bits(op(x), expected)
+        ((operation, _, _, prepared),) = op._prepared.values()
+        separable = rank_one(rng, full.shape, "float32")
+        operation.native.run(x, separable, prepared=prepared)
+        assert _native.last_run()["kernel"] != "separable"
+
+    def test_refuses_other_filters_in_every_call(self, rng):
+        op = depthwise.Conv2D(random_array(rng, (9, 9, 3, 1), "float32"), algorithm="separable")
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"rank 1 .*plane \[:, :, 0, 0\] differs"):
+                op(np.zeros((1, 20, 20, 3), np.float32))

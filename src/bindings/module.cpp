@@ -52,8 +52,9 @@ bool is_long(const Plan& plan) {
 struct Prepared {
   const void* plan;
   std::unique_ptr<std::byte[]> memory;
-  std::byte* data;  // aligned to lines of the cache
+  std::byte* data;  // aligned to lines of the cache; null without spectra
   index_t bytes;
+  std::optional<Factors> factors;
 };
 
 class PyPlan {
@@ -88,13 +89,19 @@ class PyPlan {
       if (second.overlaps(out.ptr())) throw nb::value_error("out overlaps the second array in memory");
       if (third && third->overlaps(out.ptr())) throw nb::value_error("out overlaps bias in memory");
     }
-    compute({first.data(), second.data(), third ? third->data() : nullptr, output_data(result.ptr()),
-             prepared ? prepared->data : nullptr},
-            num_threads);
+    compute(
+        {first.data(), second.data(), third ? third->data() : nullptr, output_data(result.ptr()),
+         prepared ? prepared->data : nullptr, prepared && prepared->factors ? &*prepared->factors : nullptr},
+        num_threads);
     return result;
   }
 
-  index_t prepared_bytes() const { return plan_.prepared_bytes(); }
+  // Of spectra or of factors, whichever a filter turns out to have.
+  index_t prepared_bytes() const {
+    const Spec& s = plan_.spec;
+    const index_t factors = (s.h.kernel + s.w.kernel) * s.out_channels() * compute_bytes(s.dtype);
+    return std::max(plan_.prepared_bytes(), plan_.if_rank_1() ? factors : 0);
+  }
 
   bool depends_on_filter() const { return plan_.if_separable != nullptr; }
 
@@ -106,18 +113,21 @@ class PyPlan {
     return algorithm_name(separable ? Algorithm::separable : kernel_info(plan_.kernel).algorithm);
   }
 
-  // What runs with this filter share, or None when there is nothing.
+  // What runs with this filter share, or None when there is nothing: its factors, or that it has none, and
+  // unless it has some its spectra.
   std::unique_ptr<Prepared> prepare(nb::handle filter, int num_threads) const {
-    const index_t bytes = plan_.prepared_bytes();
-    if (bytes == 0) return nullptr;
+    if (prepared_bytes() == 0) return nullptr;
     const Input second(filter.ptr(), "filter", element(Storage::same, plan_.spec.dtype),
                        shapes_.second.data(), 4);
-    auto memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kLineBytes);
-    std::byte* const data =
-        memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
     const GilRelease release;
-    depthwise::prepare(plan_, {nullptr, second.data(), nullptr, nullptr}, data, num_threads);
-    return std::unique_ptr<Prepared>(new Prepared{this, std::move(memory), data, bytes});
+    std::unique_ptr<Prepared> kept(new Prepared{this, nullptr, nullptr, 0, std::nullopt});
+    if (plan_.if_rank_1()) {
+      kept->factors = factorise(plan_.spec, second.data());
+      kept->bytes = static_cast<index_t>(kept->factors->values.size());
+      if (kept->factors->found()) return kept;
+    }
+    if (plan_.prepared_bytes() > 0) keep_spectra(*kept, second.data(), num_threads);
+    return kept;
   }
 
   Record describe(int num_threads) const {
@@ -153,6 +163,15 @@ class PyPlan {
       rows = std::max(rows, s.tile_rows), columns = std::max(columns, s.tile_columns);
     return std::to_string(p.tiles() * p.channel_blocks) + " tiles of at most " + std::to_string(rows) +
            " rows x " + std::to_string(columns) + " columns x " + std::to_string(p.channels) + " channels";
+  }
+
+  void keep_spectra(Prepared& kept, const void* filter, int num_threads) const {
+    const index_t bytes = plan_.prepared_bytes();
+    kept.memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kLineBytes);
+    kept.data =
+        kept.memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(kept.memory.get()) % kLineBytes);
+    kept.bytes += bytes;
+    depthwise::prepare(plan_, {nullptr, filter, nullptr, nullptr}, kept.data, num_threads);
   }
 
   void compute(const Operands& operands, int num_threads) const {

@@ -217,15 +217,12 @@ bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int thre
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
              void* poll_context) {
-  if (plan.if_separable) {
-    const Factors factors = factorise(plan.spec, operands.b);
-    if (factors.found())
-      return execute_factors(*plan.if_separable, operands, factors, threads, poll, poll_context);
-  } else if (kernel_info(plan.kernel).algorithm == Algorithm::separable) {
-    const Factors factors = factorise(plan.spec, operands.b);
-    if (!factors.found()) refuse_filter(plan.spec, factors);
-    return execute_factors(plan, operands, factors, threads, poll, poll_context);
-  }
+  const Plan* const separable = plan.if_rank_1();
+  if (!separable) return execute_plan(plan, operands, threads, poll, poll_context);
+  const Factors own = operands.factors ? Factors{} : factorise(plan.spec, operands.b);
+  const Factors& factors = operands.factors ? *operands.factors : own;
+  if (factors.found()) return execute_factors(*separable, operands, factors, threads, poll, poll_context);
+  if (separable == &plan) refuse_filter(plan.spec, factors);
   return execute_plan(plan, operands, threads, poll, poll_context);
 }
 

@@ -9,8 +9,9 @@ namespace depthwise {
 int current_threads();
 void set_threads(int threads);
 
-// Computes the plan's result. `threads` 0 stands for current_threads(). poll as for parallel_for.
-// Returns false when poll stopped it: the result is then incomplete. Throws std::bad_alloc without scratch.
+// Computes the plan's result, with `operands.factors` if the filter has been factored. `threads` 0 stands for
+// current_threads(). poll as for parallel_for. Returns false when poll stopped it: the result is then
+// incomplete. Throws std::bad_alloc without scratch.
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*) = nullptr,
              void* poll_context = nullptr);
 

@@ -92,6 +92,9 @@ index_t zeros_at_both_ends(const AxisClass& c, index_t first_tap, index_t taps) 
   return std::min(below, above);
 }
 
+// Forward, the kernels look up what positions outside the image show.
+bool reads_border(const Spec& s) { return s.op == Op::forward && s.border != Border::constant; }
+
 Need need(const Spec& s, const Axis& axis) {
   const Op op = s.op == Op::grad_filter ? Op::forward : s.op;
   Need n{};
@@ -101,7 +104,8 @@ Need need(const Spec& s, const Axis& axis) {
   n.taps = axis.kernel;
   if (op == Op::grad_input)
     n.taps = ceil_div(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
-  if (op == Op::forward || axis.stride == 1) {
+  const bool shows_border = reads_border(s);
+  if (!shows_border && (op == Op::forward || axis.stride == 1)) {
     // Forward, output j reads stride*j + dilation*t - pad; backward, its taps run the other way.
     const index_t last = op == Op::forward ? axis.stride * (axis.out - 1) : axis.out - 1;
     const index_t low = std::max<index_t>(0, ceil_div(std::max<index_t>(axis.pad - last, 0), axis.dilation));
@@ -111,11 +115,11 @@ Need need(const Spec& s, const Axis& axis) {
   }
   n.rows = ceil_div(first.src_size, first.src_step);
   constexpr index_t kMostClasses = 64;
-  n.wrap = n.classes <= kMostClasses ? n.outputs + n.taps : 0;
+  n.wrap = n.classes <= kMostClasses && !shows_border ? n.outputs + n.taps : 0;
   for (index_t k = 0; k < std::min(n.classes, kMostClasses); ++k) {
     const AxisClass c = axis_class(op, axis, Dilation::split, k);
     n.wrap = std::min(n.wrap, c.out_count < n.outputs ? 0 : zeros_at_both_ends(c, n.first_tap, n.taps));
-    n.live += live_taps(c);
+    n.live += shows_border ? static_cast<double>(c.out_count * c.taps) : live_taps(c);
   }
   if (n.classes > kMostClasses) n.live *= static_cast<double>(n.classes) / kMostClasses;
   return n;
@@ -137,7 +141,8 @@ std::vector<Cut> cuts(const Need& need) {
                             : n < need.taps ? 0
                                             : (n - need.taps) / need.stride + 1;
     if (outputs <= 0) continue;
-    found.push_back({&length, outputs, ceil_div(need.outputs, outputs)});
+    const index_t tiles = ceil_div(need.outputs, outputs);
+    found.push_back({&length, ceil_div(need.outputs, tiles), tiles});
     if (n >= single || n >= 8 * need.taps + 256) break;
   }
   return found;

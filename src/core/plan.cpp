@@ -184,6 +184,14 @@ std::shared_ptr<const Plan> separable_plan(const Plan& direct) {
 
 bool is_separable(const Plan& plan) { return kernel_info(plan.kernel).algorithm == Algorithm::separable; }
 
+// Whether the kernel itself finds what the border shows, and converts integers.
+bool reads_all(const Plan& plan) {
+  const Spec& s = plan.spec;
+  const bool transforms = kernel_info(plan.kernel).algorithm == Algorithm::fft;
+  return is_separable(plan) ||
+         (transforms && s.op == Op::forward && s.input == Storage::same && s.output == Storage::same);
+}
+
 bool is_generic(const Plan& plan) { return kernel_info(plan.kernel).name == std::string("generic"); }
 
 }  // namespace
@@ -198,7 +206,7 @@ Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
   plan.isa = &choose_isa(isa);
   choose_kernel(plan, kernel);
   if (kernel.empty()) plan.if_separable = separable_plan(plan);
-  if (is_separable(plan)) return plan;  // it reads borders and integers itself
+  if (reads_all(plan)) return plan;
   // The generic kernel reads borders and integers itself, and does so where no piece fits into the scratch.
   if (needs_patches(spec) && !degenerate(spec) && !(is_generic(plan) && !kernel.empty())) {
     plan.patches = make_patches(plan, kernel);

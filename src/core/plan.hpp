@@ -68,6 +68,11 @@ struct Plan {
   // What the kernel cannot compute in place; when it is null, the kernel computes everything.
   std::shared_ptr<const Patches> patches;
 
+  // The plan that takes the filter's factors, if it has any; null where they are of no use.
+  const Plan* if_rank_1() const {
+    if (if_separable) return if_separable.get();
+    return kernel_info(kernel).algorithm == Algorithm::separable ? this : nullptr;
+  }
   // Tasks of the kernel in place.
   index_t tasks() const {
     if (patches && in_place() == 0) return 0;

@@ -37,12 +37,15 @@ struct FactorView {
 };
 
 // Of a separable kernel `b` is a FactorView, else the array.
+struct Factors;
+
 struct Operands {
   const void* a;
   const void* b;
   const void* bias;
   void* out;
   const std::byte* prepared = nullptr;  // what prepare() computed from the filter, if it did
+  const Factors* factors = nullptr;     // what factorise() found, if it has been called
 };
 
 struct Task {

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from numpy import ndarray
 
 from . import _config, _engine, _native, _spec
-from ._dispatch import as_plain_array
+from ._dispatch import adapter, array_kind, as_plain_array
 from ._operations import dtype_name, general_operation
 from ._spec import plain, plain_padding, word
 
@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 # A prepared operator sees few shapes; one that sees more than this forgets them and starts again.
 _MOST_SHAPES = 256
-# What it may keep of transformed filters, in all; one that is larger is transformed in every call.
+# What it may keep of transformed and factored filters, in all; what is larger is found anew in every call.
 _MOST_PREPARED_BYTES = 64 * 2**20
 
 # For images of one shape and dtype: the operation, and its operands besides the image.
@@ -28,7 +28,8 @@ class Conv2D:
     """A depthwise convolution prepared for many images: `op(x)` is `conv2d(x, filter, ...)`, bit for bit.
 
     The operator copies its arrays and never changes afterwards: threads may share it, and it can be pickled.
-    For large kernels it keeps the filter's Fourier transforms, at most 64 MiB.
+    It keeps what takes time to find out about the filter: its factors where each plane is of rank 1, or for
+    large kernels its Fourier transforms, at most 64 MiB. An `x` of dask gives a lazy result, as in `conv2d`.
 
     Parameters
     ----------
@@ -95,13 +96,20 @@ class Conv2D:
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """Convolve `x`, into `out` if given. Shapes, dtypes and errors are those of `conv2d`."""
         if type(x) is not ndarray:
-            x = as_plain_array("x", x)
+            return self._call_other(x, out)
         prepared = self._prepared.get((x.shape, x.dtype))
         if prepared is None:
             prepared = self._prepare(x.shape, x.dtype)
         operation, filter, bias, transformed = prepared
         result: Array = operation.execute(x, filter, bias, out, self._num_threads, transformed)
         return result
+
+    def _call_other(self, x: Any, out: Array | None) -> Any:
+        """The lazy result of a dask array, or that of a subclass of NumPy's; other arrays are refused."""
+        if array_kind("x", x) != "dask":
+            return self(as_plain_array("x", x), out)
+        settings = {**self._arguments, "bias": self._bias, "num_threads": self._num_threads or None}
+        return adapter("dask").conv2d(x, self._filter, out=out, **settings)
 
     @property
     def filter(self) -> Array:

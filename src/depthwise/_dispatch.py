@@ -50,7 +50,7 @@ ADAPTERS: dict[str, Callable[[], Any]] = {
 _ALIASES = {"jaxlib": "jax"}  # JAX's arrays come from either
 _TAKES_NUMPY = frozenset({"dask"})  # adapters that take NumPy arrays beside their own
 _LOADED: dict[str, Any] = {}
-_KINDS: dict[type, str] = {}  # what `_kind` found out about the classes of arrays; NumPy's need no look-up
+_KINDS: dict[type, str] = {}  # what `array_kind` found out about classes of arrays; NumPy's need no look-up
 
 
 def leave_as_is(function: Function) -> Function:
@@ -87,17 +87,21 @@ def redirect(
         array_names += (optional,)
     kind = _common_kind(arguments, array_names)
     if kind != "numpy":
-        adapter = _LOADED.get(kind) or _LOADED.setdefault(kind, ADAPTERS[kind]())
-        return getattr(adapter, function.__name__)(**arguments)
+        return getattr(adapter(kind), function.__name__)(**arguments)
     return function(**arguments | {name: arguments[name].view(np.ndarray) for name in array_names})
+
+
+def adapter(kind: str) -> Any:
+    """The module that handles a package's arrays."""
+    return _LOADED.get(kind) or _LOADED.setdefault(kind, ADAPTERS[kind]())
 
 
 def _common_kind(arguments: dict[str, Any], array_names: tuple[str, ...]) -> str:
     """The one kind of these arguments, where NumPy arrays may stand beside some others."""
     first = array_names[0]
-    kind = _kind(first, arguments[first])
+    kind = array_kind(first, arguments[first])
     for name in array_names[1:]:
-        other = _kind(name, arguments[name])
+        other = array_kind(name, arguments[name])
         if kind == "numpy" and other in _TAKES_NUMPY:
             kind = other
         if other != kind and not (other == "numpy" and kind in _TAKES_NUMPY):
@@ -112,13 +116,13 @@ def as_plain_array(name: str, array: Any) -> np.ndarray[Any, Any]:
     """A NumPy array as its base class, without copying; anything else is a TypeError."""
     if type(array) is np.ndarray:
         return array
-    if _kind(name, array) != "numpy":
+    if array_kind(name, array) != "numpy":
         raise TypeError(f"{name} must be a NumPy array, got {_described(array)}")
     plain: np.ndarray[Any, Any] = array.view(np.ndarray)
     return plain
 
 
-def _kind(name: str, array: Any) -> str:
+def array_kind(name: str, array: Any) -> str:
     """ "numpy", or the package whose adapter handles the array."""
     kind = _KINDS.get(type(array))
     if kind is not None:

@@ -136,12 +136,18 @@ class Fft {
 
   void load_image(index_t q) const {
     const FftSource<S, kLayout> source{source_, task_.batch, lane_, valid_, q};
-    const index_t top = h_.stride * task_.row_begin + taps_h_.first,
-                  left = w_.stride * task_.column_begin + taps_w_.first;
+    Reach reach{h_.stride * task_.row_begin + taps_h_.first, w_.stride * task_.column_begin + taps_w_.first,
+                planes_.height, planes_.width, Border::constant};
+    if (spec_.op == Op::forward && spec_.border != Border::constant) {
+      reach.border = spec_.border;
+      const index_t rows = h_.span(task_.row_end - task_.row_begin), columns = w_.span(apart_);
+      if (rows < reach.rows) reach.rows = rows;
+      if (columns < reach.columns) reach.columns = columns;
+    }
     if (group_ > 1)
-      load_group(planes_, source, h_, w_, top, left, group_, w_.stride * apart_, plane_);
+      load_group(planes_, source, h_, w_, reach, group_, w_.stride * apart_, plane_);
     else
-      load_source(planes_, source, h_, w_, top, left, plane_);
+      load_source(planes_, source, h_, w_, reach, plane_);
   }
 
   // -0 is the neutral element of addition: it leaves a sum of -0 alone.

@@ -76,8 +76,9 @@ class FftGradFilter {
     const Range rows = range(row, task_.tile->rows, h), columns = range(column, task_.tile->columns, w);
     if (rows.begin >= rows.end || columns.begin >= columns.end) return;
     const FftSource<S, kLayout> x{x_, block, lane_, valid_, 0}, grad{grad_, block, lane_, valid_, 0};
-    load_source(planes_, x, h, w, h.stride * row + axis_h_.first_tap, w.stride * column + axis_w_.first_tap,
-                x_plane_);
+    const Reach reach{h.stride * row + axis_h_.first_tap, w.stride * column + axis_w_.first_tap,
+                      planes_.height, planes_.width, Border::constant};
+    load_source(planes_, x, h, w, reach, x_plane_);
     load_destination(planes_, grad, h, w, rows, columns, grad_plane_);
     for (index_t k = 0; k < planes_.layout.columns; ++k) multiply_column(k * planes_.layout.column * kL);
   }

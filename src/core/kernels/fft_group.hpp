@@ -54,20 +54,25 @@ void store_part(const T* from, index_t count, const Image& image, index_t step, 
 // load_source for `group` tiles whose positions lie `apart`.
 template <class S, Layout kLayout, class T = compute_t<S>>
 void load_group(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source, const AxisClass& h,
-                const AxisClass& w, index_t top, index_t left, int group, index_t apart, T* plane) {
+                const AxisClass& w, const Reach& reach, int group, index_t apart, T* plane) {
   const Image& image = source.lines.image;
-  const Range rows = inside(h, top, planes.height);
   planes.load_rows(plane, [&](index_t e, T* row) {
-    if (e < rows.begin || e >= rows.end) return false;
+    const index_t from = reach.row(h, e);
+    if (from < 0) return false;
     FftPlanes<T>::clear(row, planes.width);
-    const S* const first =
-        source.lines.data + source.batch * image.batch_step + h.source(top + e) * image.row_step;
+    const S* const first = source.lines.data + source.batch * image.batch_step + from * image.row_step;
     for (int g = 0; g < group; ++g) {
-      const index_t from = left + g * apart;
-      const Range columns = inside(w, from, planes.width);
+      const index_t left = reach.left + g * apart;
+      const Range columns = inside(w, left, planes.width);
+      T* const lanes = row + g * image.channels;
       if (columns.begin < columns.end)
-        pack_part<S>(image, first + w.source(from + columns.begin) * image.column_step, w.src_step,
-                     columns.end - columns.begin, row + columns.begin * kLine<T> + g * image.channels);
+        pack_part<S>(image, first + w.source(left + columns.begin) * image.column_step, w.src_step,
+                     columns.end - columns.begin, lanes + columns.begin * kLine<T>);
+      if (!reach.shows_border()) continue;
+      for_outside(columns, reach.columns, [&](index_t i) {
+        pack_part<S>(image, first + reach.column(w, g * apart + i) * image.column_step, 1, 1,
+                     lanes + i * kLine<T>);
+      });
     }
     return true;
   });

@@ -1,12 +1,15 @@
 // Tiles of an image brought into planes.
 #pragma once
 
+#include "../border.hpp"
 #include "fft_plane.hpp"
 #include "line_pack.hpp"
 
 namespace {
 
 using depthwise::AxisClass;
+using depthwise::Border;
+using depthwise::map_border;
 
 // A line of channels of one image.
 template <class S, Layout kLayout>
@@ -34,17 +37,47 @@ DEPTHWISE_INLINE Range inside(const AxisClass& c, index_t first, index_t size) {
   return {begin < size ? begin : size, end < size ? end : size};
 }
 
-// The positions that a tile reads, from (top, left) on.
+// The positions from (top, left) on that a tile's results depend on: outside the image they show its border.
+struct Reach {
+  index_t top, left, rows, columns;
+  Border border;
+
+  DEPTHWISE_INLINE bool shows_border() const { return border != Border::constant; }
+  // The row of the image that position e shows, or -1.
+  DEPTHWISE_INLINE index_t row(const AxisClass& h, index_t e) const {
+    return e < rows ? map_border(border, h.source(top + e), h.src_size) : -1;
+  }
+  DEPTHWISE_INLINE index_t column(const AxisClass& w, index_t e) const {
+    return map_border(border, w.source(left + e), w.src_size);
+  }
+};
+
+// Calls visit(i) for 0 <= i < size outside the range.
+template <class Visit>
+DEPTHWISE_INLINE void for_outside(const Range& range, index_t size, const Visit& visit) {
+  const bool empty = range.begin >= range.end;
+  for (index_t i = 0; i < (empty || range.begin > size ? size : range.begin); ++i) visit(i);
+  for (index_t i = range.end; !empty && i < size; ++i) visit(i);
+}
+
+// The positions that a tile reads.
 template <class S, Layout kLayout, class T = compute_t<S>>
 void load_source(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source, const AxisClass& h,
-                 const AxisClass& w, index_t top, index_t left, T* plane) {
-  const Range rows = inside(h, top, planes.height), columns = inside(w, left, planes.width);
+                 const AxisClass& w, const Reach& reach, T* plane) {
+  const Range columns = inside(w, reach.left, planes.width);
   planes.load_rows(plane, [&](index_t e, T* row) {
-    if (e < rows.begin || e >= rows.end || columns.begin >= columns.end) return false;
-    FftPlanes<T>::clear(row, columns.begin);
-    source.pack(h.source(top + e), w.source(left + columns.begin), w.src_step, columns.end - columns.begin,
-                row + columns.begin * kLine<T>);
-    FftPlanes<T>::clear(row + columns.end * kLine<T>, planes.width - columns.end);
+    const index_t from = reach.row(h, e);
+    const bool empty = columns.begin >= columns.end;
+    if (from < 0 || (empty && !reach.shows_border())) return false;
+    const Range packed = empty ? Range{0, 0} : columns;
+    FftPlanes<T>::clear(row, packed.begin);
+    if (!empty)
+      source.pack(from, w.source(reach.left + packed.begin), w.src_step, packed.end - packed.begin,
+                  row + packed.begin * kLine<T>);
+    FftPlanes<T>::clear(row + packed.end * kLine<T>, planes.width - packed.end);
+    if (reach.shows_border())
+      for_outside(packed, reach.columns,
+                  [&](index_t i) { source.pack(from, reach.column(w, i), 1, 1, row + i * kLine<T>); });
     return true;
   });
 }
