@@ -96,7 +96,8 @@ class Conv2D:
     def __call__(self, x: Array, out: Array | None = None) -> Array:
         """Convolve `x`, into `out` if given. Shapes, dtypes and errors are those of `conv2d`."""
         if type(x) is not ndarray:
-            return self._call_other(x, out)
+            other: Array = self._call_other(x, out)
+            return other
         prepared = self._prepared.get((x.shape, x.dtype))
         if prepared is None:
             prepared = self._prepare(x.shape, x.dtype)
