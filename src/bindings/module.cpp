@@ -7,6 +7,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <cstring>
 #include <memory>
 #include <optional>
 
@@ -94,6 +95,16 @@ class PyPlan {
          prepared ? prepared->data : nullptr, prepared && prepared->factors ? &*prepared->factors : nullptr},
         num_threads);
     return result;
+  }
+
+  // The same on contiguous, aligned memory of the plan's shapes and dtypes, for which the caller answers: nothing
+  // is checked. 0 stands for no bias.
+  void run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std::uintptr_t out, int num_threads,
+              const Prepared* prepared) const {
+    compute({reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b),
+             reinterpret_cast<const void*>(bias), reinterpret_cast<void*>(out),
+             prepared ? prepared->data : nullptr},
+            num_threads);
   }
 
   // Of spectra or of factors, whichever a filter turns out to have.
@@ -256,6 +267,8 @@ NB_MODULE(_native, m) {
            "algorithm"_a = "auto", "kernel"_a = nb::none(), "isa"_a = nb::none())
       .def("run", &PyPlan::run, "a"_a, "b"_a, "bias"_a = nb::none(), "out"_a = nb::none(),
            "num_threads"_a = 0, "prepared"_a = nb::none())
+      .def("run_at", &PyPlan::run_at, "a"_a, "b"_a, "bias"_a, "out"_a, "num_threads"_a,
+           "prepared"_a = nb::none(), "`run` on memory at these addresses, unchecked.")
       .def("prepare", &PyPlan::prepare, "filter"_a, "num_threads"_a = 0, nb::keep_alive<0, 1>(),
            "What runs with this filter share, or None.")
       .def_prop_ro("prepared_bytes", &PyPlan::prepared_bytes, "Bytes that prepare() keeps.")
@@ -275,6 +288,12 @@ NB_MODULE(_native, m) {
       },
       "parallel"_a, "index"_a,
       "Compute on another library's threads: addresses of its GOMP_parallel and omp_get_thread_num.");
+  m.def(
+      "same_bytes",
+      [](std::uintptr_t a, std::uintptr_t b, std::size_t count) {
+        return std::memcmp(reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b), count) == 0;
+      },
+      "a"_a, "b"_a, "count"_a, "Whether the bytes at two addresses are the same.");
   m.def("config", &config);
 #ifdef DEPTHWISE_XLA_FFI
   m.def(

@@ -17,6 +17,9 @@ class Plan:
 
     def run(self, a: object, b: object, bias: object | None = None, out: object | None = None, num_threads: int = 0, prepared: Prepared | None = None) -> Any: ...
 
+    def run_at(self, a: int, b: int, bias: int, out: int, num_threads: int, prepared: Prepared | None = None) -> None:
+        """`run` on memory at these addresses, unchecked."""
+
     def prepare(self, filter: object, num_threads: int = 0) -> Prepared:
         """What runs with this filter share, or None."""
 
@@ -50,6 +53,9 @@ def use_team(parallel: int, index: int) -> None:
     """
     Compute on another library's threads: addresses of its GOMP_parallel and omp_get_thread_num.
     """
+
+def same_bytes(a: int, b: int, count: int) -> bool:
+    """Whether the bytes at two addresses are the same."""
 
 def config() -> dict[str, Any]: ...
 

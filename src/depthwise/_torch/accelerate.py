@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from .arrays import check_tensor
-from .modules import ACTIVATIONS, Fusion, put_back, replace
+from .modules import ACTIVATIONS, FoldedConv2d, Fusion, put_back, replace
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def accelerate(model: nn.Module, *, fuse: bool = False) -> Report:
     fuse : bool
         Let a convolution also do, in eval mode, the work of a `BatchNorm2d` and of a `ReLU`, `ReLU6`, `SiLU`
         or `Hardswish` that follow it in a `torch.nn.Sequential`, where none of them has hooks or is used
-        twice. The folded filter is made again when a parameter or a running statistic changed; assignments
-        through ``.data`` into the same memory do not count as changes. In train mode every module does its
-        own work.
+        twice. Other convolutions before a `BatchNorm2d` stay PyTorch's own, and do the same work. Folded
+        filters are made again when a parameter or a running statistic changed; assignments through
+        ``.data`` into the same memory do not count as changes. In train mode every module does its own work.
 
     Returns
     -------
@@ -111,11 +111,11 @@ def accelerate(model: nn.Module, *, fuse: bool = False) -> Report:
     entries = []
     for module, name in names.items():
         if isinstance(module, nn.Conv2d):
-            reason = _reason_to_leave(module)
-            if reason:
-                entries.append(Entry(name, False, (), reason))
+            reason, after = _reason_to_leave(module), followers.get(module, ())
+            if not reason:
+                entries.append(_accelerate_one(module, name, after, names, fuse))
             else:
-                entries.append(_accelerate_one(module, name, followers.get(module, ()), names, fuse))
+                entries.append(Entry(name, False, _fold(module, after, names), reason))
     return Report(tuple(entries))
 
 
@@ -141,15 +141,30 @@ def _accelerate_one(
     names: dict[nn.Module, str],
     fuse: bool,
 ) -> Entry:
-    fusion = None
-    if followers:
-        norm = next((one for one in followers if isinstance(one, nn.BatchNorm2d)), None)
-        activation = next((one for one in followers if type(one) in ACTIVATIONS), None)
-        fusion = Fusion(module, norm, activation)
+    fusion = _fusion(module, followers) if followers else None
     for one in (module, *followers):
         replace(one, fusion)
     reason = "no plain BatchNorm2d or activation after it in a Sequential" if fuse and not followers else ""
     return Entry(name, True, tuple(names[one] for one in followers), reason)
+
+
+def _fold(
+    module: nn.Conv2d, followers: tuple[nn.Module, ...], names: dict[nn.Module, str]
+) -> tuple[str, ...]:
+    """Let a convolution that stays PyTorch's own do the work of what follows it; the names of that."""
+    if not any(isinstance(one, nn.BatchNorm2d) for one in followers):
+        return ()  # an activation alone would gain nothing
+    fusion = _fusion(module, followers)
+    replace(module, fusion, FoldedConv2d)
+    for one in followers:
+        replace(one, fusion)
+    return tuple(names[one] for one in followers)
+
+
+def _fusion(module: nn.Conv2d, followers: tuple[nn.Module, ...]) -> Fusion:
+    norm = next((one for one in followers if isinstance(one, nn.BatchNorm2d)), None)
+    activation = next((one for one in followers if type(one) in ACTIVATIONS), None)
+    return Fusion(module, norm, activation)
 
 
 def _reason_to_leave(module: nn.Conv2d) -> str:
@@ -201,7 +216,7 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def _outcome(entry: Entry) -> str:
-    if not entry.replaced:
-        return f"left: {entry.reason}"
     fused = f", with {', '.join(entry.fused)}" if entry.fused else ""
+    if not entry.replaced:
+        return f"left: {entry.reason}{fused and '; PyTorch computes it' + fused}"
     return f"replaced{fused}" + (f"; nothing fused: {entry.reason}" if entry.reason else "")

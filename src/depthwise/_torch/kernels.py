@@ -51,7 +51,7 @@ def forward(
 ) -> Tensor:
     """The convolution, with its bias and activation."""
     layout = memory_layout(x)
-    operation = _operation(
+    operation = operation_for(
         "forward",
         image_shape(x, layout),
         tuple(filter.shape),
@@ -82,7 +82,7 @@ def grad_input(
     """The gradient with respect to `x`, which lies in memory as `grad` does."""
     layout = memory_layout(grad)
     batch, channels, height, width = x_shape
-    operation = _operation(
+    operation = operation_for(
         "grad_input",
         (batch, channels, height, width) if layout == "NCHW" else (batch, height, width, channels),
         tuple(filter.shape),
@@ -109,7 +109,7 @@ def grad_filter(
 ) -> Tensor:
     """The gradient with respect to the filter."""
     layout = memory_layout(x)
-    operation = _operation(
+    operation = operation_for(
         "grad_filter",
         image_shape(x, layout),
         tuple(filter_shape),
@@ -186,7 +186,7 @@ def check_shapes(
         )
 
 
-def _operation(
+def operation_for(
     op: _spec.Op,
     x_shape: tuple[int, ...],
     filter_shape: tuple[int, ...],
@@ -197,6 +197,7 @@ def _operation(
     has_bias: bool = False,
     activation: str | None = None,
 ) -> Operation:
+    """What runs for operands of these shapes, and of these two tensors' dtypes."""
     stride, padding, dilation, border, algorithm = geometry
     return general_operation(
         op,
