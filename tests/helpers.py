@@ -20,6 +20,13 @@ DTYPES = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
+# (border, algorithm) of problems whose gradient of the input the algorithm computes, too.
+ALGORITHM_CASES = [
+    (border, algorithm)
+    for border in ("constant", *_spec.BORDERS[1:])
+    for algorithm in _spec.ALGORITHMS
+    if algorithm != "separable" or border == "constant"
+]
 MEMORY_FORMS = (
     "contiguous",
     "read-only",
@@ -233,3 +240,19 @@ def _rounded(values, dtype):
     if dtype.itemsize == 2:
         values = values.astype(np.float32)
     return values.astype(dtype).astype(np.float64)
+
+
+def algorithm_problem(rng, keywords):
+    """x, filter and gradient to which every algorithm applies, and the three results for NumPy arrays.
+
+    There is no separable gradient of the filter: "auto" chooses for it.
+    """
+    shape = (2, 20, 17, 5) if keywords["layout"] == "NHWC" else (2, 5, 20, 17)
+    x, grad = (random_array(rng, shape, "float32") for _ in range(2))
+    rows, columns = random_array(rng, (9, 1, 5, 1), "float32"), random_array(rng, (1, 7, 5, 1), "float32")
+    filter = rows * columns
+    y = depthwise.conv2d(x, filter, **keywords)
+    of_x = depthwise.conv2d_grad_input(x.shape, filter, grad, **keywords)
+    if keywords["algorithm"] == "separable":
+        keywords = {**keywords, "algorithm": "auto"}
+    return x, filter, grad, y, of_x, depthwise.conv2d_grad_filter(x, filter.shape, grad, **keywords)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import DTYPES, random_array, same_bits
+from helpers import ALGORITHM_CASES, DTYPES, algorithm_problem, random_array, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +77,42 @@ def test_gradient_functions_have_numpys_bits(case):
     )
     assert_same(for_x, depthwise.conv2d_grad_input(x.shape, filter, grad, **case.keywords))
     assert_same(for_filter, depthwise.conv2d_grad_filter(x, filter.shape, grad, **case.keywords))
+
+
+@pytest.mark.parametrize(("border", "algorithm"), ALGORITHM_CASES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_border_and_algorithm_pass_through(rng, border, algorithm, layout):
+    keywords = {"border": border, "algorithm": algorithm, "layout": layout}
+    x, filter, grad, *expected = algorithm_problem(rng, keywords)
+
+    @jax.jit
+    def run(x, filter, grad):
+        y, pull = jax.vjp(lambda x, filter: depthwise.conv2d(x, filter, **keywords), x, filter)
+        return y, *pull(grad)
+
+    for result, array in zip(run(*map(jnp.asarray, (x, filter, grad))), expected, strict=True):
+        assert_same(result, array)
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_derivatives_of_a_separable_filter(rng, activation):
+    """Tangents of the filter are not separable, nor are those of its gradient."""
+    keywords = {"border": "constant", "layout": "NHWC"}
+    x, filter, *_ = algorithm_problem(rng, {**keywords, "algorithm": "separable"})
+    x, filter = jnp.asarray(x, jnp.float64), jnp.asarray(filter, jnp.float64)
+    tangents = tuple(jnp.asarray(rng.standard_normal(array.shape)) for array in (x, filter))
+
+    def derivatives(algorithm):
+        def run(x, filter):
+            return depthwise.conv2d(x, filter, algorithm=algorithm, activation=activation, **keywords)
+
+        def gradient(x, filter):
+            return jax.grad(lambda x, filter: (run(x, filter) ** 2).sum(), (0, 1))(x, filter)
+
+        return jax.jvp(run, (x, filter), tangents), jax.jvp(gradient, (x, filter), tangents)
+
+    for one, other in zip(*map(jax.tree.leaves, map(derivatives, ("separable", "direct"))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10 * float(abs(other).max()))
 
 
 @pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])

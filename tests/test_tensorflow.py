@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import DTYPES, random_array, same_bits
+from helpers import ALGORITHM_CASES, DTYPES, algorithm_problem, random_array, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +105,21 @@ def test_gradient_functions_have_numpys_bits(case):
     )
     assert_same(for_x, depthwise.conv2d_grad_input(x.shape, filter, grad, **case.keywords))
     assert_same(for_filter, depthwise.conv2d_grad_filter(x, filter.shape, grad, **case.keywords))
+
+
+@pytest.mark.parametrize(("border", "algorithm"), ALGORITHM_CASES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_border_and_algorithm_pass_through(rng, border, algorithm, layout, in_graph):
+    keywords = {"border": border, "algorithm": algorithm, "layout": layout}
+    x, filter, grad, *expected = algorithm_problem(rng, keywords)
+
+    def run(x, filter, grad):
+        return depthwise.conv2d(x, filter, **keywords), *gradients(x, filter, grad, keywords)
+
+    run = tf.function(run) if in_graph else run
+    for result, array in zip(run(*map(tf.constant, (x, filter, grad))), expected, strict=True):
+        assert_same(result, array)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import ALGORITHM_CASES, algorithm_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_properties import cases
@@ -107,6 +108,41 @@ def test_gradients_give_the_bits_of_numpy(case):
         torch.autograd.grad(y, leaves, tensor(grad)), (of_x, of_filter), strict=True
     ):
         assert_same_bits(derived, expected)
+
+
+@pytest.mark.parametrize(("border", "algorithm"), ALGORITHM_CASES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_border_and_algorithm_pass_through(rng, border, algorithm, layout):
+    keywords = {"border": border, "algorithm": algorithm, "layout": layout}
+    x, filter, grad, *expected = algorithm_problem(rng, keywords)
+    leaves = tensor(x).requires_grad_(), tensor(filter).requires_grad_()
+    with torch.no_grad():
+        assert_same_bits(depthwise.conv2d(*leaves, **keywords), expected[0])
+    y = depthwise.conv2d(*leaves, **keywords)
+    derived = torch.autograd.grad(y, leaves, tensor(grad))
+    for result, array in zip((y, *derived), expected, strict=True):
+        assert_same_bits(result, array)
+
+
+def test_derivatives_of_a_separable_filter(rng):
+    """Tangents of the filter are not separable, nor are those of its gradient."""
+    keywords = {"border": "constant", "layout": "NHWC"}
+    arrays_ = algorithm_problem(rng, {**keywords, "algorithm": "separable"})[:2]
+    primals = tuple(tensor(array).double() for array in arrays_)
+    tangents = tuple(randn(*primal.shape) for primal in primals)
+
+    def derivatives(algorithm):
+        def run(x, filter):
+            return depthwise.conv2d(x, filter, algorithm=algorithm, **keywords)
+
+        def gradient(x, filter):
+            return torch.func.grad(lambda x, filter: run(x, filter).pow(2).sum(), (0, 1))(x, filter)
+
+        first, second = (torch.func.jvp(function, primals, tangents) for function in (run, gradient))
+        return *first, *second[0], *second[1]
+
+    for one, other in zip(derivatives("separable"), derivatives("direct"), strict=True):
+        assert (one - other).abs().max() <= 1e-10 * other.abs().max()
 
 
 @pytest.mark.parametrize("declared", ["NHWC", "NCHW"])

@@ -144,6 +144,14 @@ class Spec:
         return (self.batch, *image) if self.batched else image
 
 
+def algorithm_of_derivative(algorithm: str) -> str:
+    """What is forced where something else takes the filter's place, or the filter's gradient is computed.
+
+    "separable" holds for the values of the filter that it was asked for, and has no filter gradient.
+    """
+    return "auto" if algorithm == "separable" else algorithm
+
+
 def tensorflow_spec(
     input_shape: Any,
     filter_shape: Any,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ class Convolution:
         def gradient(cotangent: Any) -> Any:
             return (
                 self.forward(cotangent, filter),
-                self.grad_filter(cotangent, _shape(filter), grad),
+                self._of_filter().grad_filter(cotangent, _shape(filter), grad),
             )
 
         return self._differentiable("grad_input", gradient, grad, filter, sizes)
@@ -91,11 +91,19 @@ class Convolution:
         return tf.custom_gradient(compute)(*operands) if _may_record() else compute(*operands)[0]
 
     def _gradients(self, x: Any, filter: Any, grad: Any) -> tuple[Any, Any]:
-        of_x, of_filter = self.grad_input(_shape(x), filter, grad), self.grad_filter(x, _shape(filter), grad)
+        of_x = self.grad_input(_shape(x), filter, grad)
+        of_filter = self._of_filter().grad_filter(x, _shape(filter), grad)
         if not tf.executing_eagerly():
             of_x.set_shape(x.shape)
             of_filter.set_shape(filter.shape)
         return of_x, of_filter
+
+    def _of_filter(self) -> Convolution:
+        """The same where something else takes the filter's place, or its gradient is computed."""
+        if "algorithm" not in self.settings:
+            return self
+        algorithm = _spec.algorithm_of_derivative(self.settings["algorithm"])
+        return replace(self, settings={**self.settings, "algorithm": algorithm})
 
     def _differentiable(self, op: _spec.Op, gradient: Any, a: Any, b: Any, sizes: Any = None) -> Any:
         if not _may_record():

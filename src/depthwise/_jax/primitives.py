@@ -50,7 +50,7 @@ def _layer_jvp(spec: _spec.Spec, num_threads: int, primals: Any, tangents: Any) 
     if _moves(x_dot):
         moves.append(bilinear("forward", linear, num_threads, x_dot, filter))
     if _moves(filter_dot):
-        moves.append(bilinear("forward", linear, num_threads, x, filter_dot))
+        moves.append(bilinear("forward", _of_filter(linear), num_threads, x, filter_dot))
     if bias is not None and _moves(bias_dot):
         moves.append(_along_channels(spec, bias_dot))
     if not moves:
@@ -202,9 +202,27 @@ def _transpose_first(
 def _transpose_second(
     cotangent: Any, a: Any, b: Any, *, op: _spec.Op, spec: _spec.Spec, num_threads: int, **_: Any
 ) -> Any:
+    spec = _of_filter(spec)
     if op == "grad_input":
         return bilinear("grad_filter", spec, num_threads, cotangent, a)
     return bilinear("grad_filter" if op == "forward" else "forward", spec, num_threads, a, cotangent)
+
+
+def _jvp_first(
+    tangent: Any, a: Any, b: Any, *, op: _spec.Op, spec: _spec.Spec, num_threads: int, **_: Any
+) -> Any:
+    return bilinear(op, spec, num_threads, tangent, b)
+
+
+def _jvp_second(
+    tangent: Any, a: Any, b: Any, *, op: _spec.Op, spec: _spec.Spec, num_threads: int, **_: Any
+) -> Any:
+    return bilinear(op, _of_filter(spec), num_threads, a, tangent)
+
+
+def _of_filter(spec: _spec.Spec) -> _spec.Spec:
+    """The problem where something else takes the filter's place, or its gradient is computed."""
+    return replace(spec, algorithm=_spec.algorithm_of_derivative(spec.algorithm))
 
 
 def _batch(
@@ -243,3 +261,4 @@ def _define(primitive: Any) -> None:
 _define(_bilinear_p)
 _define(_layer_p)
 ad.defbilinear(_bilinear_p, _transpose_first, _transpose_second)
+ad.defjvp(_bilinear_p, _jvp_first, _jvp_second)

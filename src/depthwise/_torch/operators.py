@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from .. import _spec
 from . import kernels
 
 Save = Callable[[Any, Sequence[Any], Tensor], None]
@@ -180,7 +181,7 @@ def _backward_forward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     needs_x, needs_filter, needs_bias = ctx.needs_input_grad[:3]
     return (
         grad_input(grad, filter, x.shape, *ctx.geometry) if needs_x else None,
-        grad_filter(x, grad, filter.shape, *ctx.geometry) if needs_filter else None,
+        grad_filter(x, grad, filter.shape, *_of_filter(ctx.geometry)) if needs_filter else None,
         grad.sum((0, 2, 3)) if needs_bias else None,
         *(None,) * (1 + len(ctx.geometry)),
     )
@@ -190,7 +191,7 @@ def _jvp_forward(ctx: Any, dx: Any, dfilter: Any, dbias: Any, *_: None) -> Tenso
     x, filter, bias, output = ctx.saved_tensors
     tangent = _sum(
         None if dx is None else forward(dx, filter, None, None, *ctx.geometry),
-        None if dfilter is None else forward(x, dfilter, None, None, *ctx.geometry),
+        None if dfilter is None else forward(x, dfilter, None, None, *_of_filter(ctx.geometry)),
         None if dbias is None else dbias[:, None, None].expand(ctx.output_shape),
     )
     slope = _slope(ctx, x, filter, bias, output)
@@ -206,7 +207,9 @@ def _backward_grad_input(ctx: Any, grad_x: Tensor) -> tuple[Any, ...]:
     grad, filter = ctx.saved_tensors
     return (
         forward(grad_x, filter, None, None, *ctx.geometry) if ctx.needs_input_grad[0] else None,
-        grad_filter(grad_x, grad, filter.shape, *ctx.geometry) if ctx.needs_input_grad[1] else None,
+        grad_filter(grad_x, grad, filter.shape, *_of_filter(ctx.geometry))
+        if ctx.needs_input_grad[1]
+        else None,
         *(None,) * (1 + len(ctx.geometry)),
     )
 
@@ -215,7 +218,7 @@ def _jvp_grad_input(ctx: Any, dgrad: Any, dfilter: Any, *_: None) -> Any:
     grad, filter = ctx.saved_tensors
     return _sum(
         None if dgrad is None else grad_input(dgrad, filter, ctx.shape, *ctx.geometry),
-        None if dfilter is None else grad_input(grad, dfilter, ctx.shape, *ctx.geometry),
+        None if dfilter is None else grad_input(grad, dfilter, ctx.shape, *_of_filter(ctx.geometry)),
     )
 
 
@@ -234,6 +237,12 @@ def _jvp_grad_filter(ctx: Any, dx: Any, dgrad: Any, *_: None) -> Any:
         None if dx is None else grad_filter(dx, grad, ctx.shape, *ctx.geometry),
         None if dgrad is None else grad_filter(x, dgrad, ctx.shape, *ctx.geometry),
     )
+
+
+def _of_filter(geometry: Sequence[Any]) -> tuple[Any, ...]:
+    """The geometry where something else takes the filter's place, or its gradient is computed."""
+    stride, padding, dilation, border, algorithm, num_threads = geometry
+    return stride, padding, dilation, border, _spec.algorithm_of_derivative(algorithm), num_threads
 
 
 def _sum(*terms: Tensor | None) -> Any:
