@@ -160,6 +160,66 @@ def test_folded_weights_follow_every_change():
         assert_close(model.double()(x.double()), plain.double()(x.double()))
 
 
+@pytest.mark.parametrize("memory_format", BOTH_FORMATS)
+@pytest.mark.parametrize("bias", [False, True])
+def test_kept_filters_follow_every_change(memory_format, bias):
+    """Writing through `.data` does not change a tensor's version; the bytes tell."""
+    plain = nn.Conv2d(4, 8, 3, 2, 1, groups=4, bias=bias).eval()
+    model = copy.deepcopy(plain).to(memory_format=memory_format)
+    dt.accelerate(model)
+    x = torch.randn(2, 4, 9, 8).contiguous(memory_format=memory_format)
+    with torch.no_grad():
+        for change in (
+            lambda m: None,
+            lambda m: m.weight.data.mul_(2),
+            lambda m: m.weight.mul_(-1),
+            lambda m: setattr(m, "stride", (1, 2)),
+            lambda m: setattr(m, "weight", nn.Parameter(torch.ones_like(m.weight))),
+            lambda m: m.double(),
+        ):
+            change(plain), change(model)
+            x = x.to(plain.weight.dtype)
+            for _ in range(2):
+                y = model(x)
+                assert_close(y, plain(x))
+                assert y.is_contiguous(memory_format=memory_format)
+        for odd in (
+            x[:, :, 1:, ::2],
+            x.expand(3, 2, 4, 9, 8)[1],
+            torch.zeros(2, 4, 9, 8, dtype=x.dtype),
+            x[0],
+        ):
+            assert_close(model(odd), plain(odd))
+        negated = torch.complex(x, -x).conj().imag
+        assert negated.is_neg()
+        assert_close(copy.deepcopy(model)(negated), plain(x))
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish])
+def test_other_convolutions_do_the_work_of_what_follows(activation):
+    model = settle(
+        nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6), activation(), nn.Conv2d(6, 2, 1))
+    ).double()
+    model.eval()
+    x = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    expected = model(x)
+    (expected_grad,) = torch.autograd.grad(expected.sum(), x)
+    report = dt.accelerate(model, fuse=True)
+    assert [entry.fused for entry in report.left] == [("1", "2"), ()]
+    assert "0  left: not depthwise, 1 group for 3 input channels; PyTorch computes it, with 1, 2" in str(
+        report
+    )
+    with torch.no_grad():
+        assert_close(model(x), expected, 1e-12)
+    assert_close(model(x), expected, 1e-12)
+    (grad,) = torch.autograd.grad(model(x).sum(), x)
+    assert_close(grad, expected_grad, 1e-12)
+    model.train()(x)
+    assert model[1].num_batches_tracked == 1
+    dt.restore(model)
+    assert [type(m) for m in model] == [nn.Conv2d, nn.BatchNorm2d, activation, nn.Conv2d]
+
+
 def test_restore_undoes_everything():
     model, x = block().eval(), torch.randn(1, 3, 8, 8)
     expected, types = model(x), [type(m) for m in model]
