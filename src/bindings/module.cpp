@@ -97,8 +97,8 @@ class PyPlan {
     return result;
   }
 
-  // The same on contiguous, aligned memory of the plan's shapes and dtypes, for which the caller answers: nothing
-  // is checked. 0 stands for no bias.
+  // The same on contiguous, aligned memory of the plan's shapes and dtypes, for which the caller answers:
+  // nothing is checked. 0 stands for no bias.
   void run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std::uintptr_t out, int num_threads,
               const Prepared* prepared) const {
     compute({reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b),
