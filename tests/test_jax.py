@@ -98,8 +98,8 @@ def test_border_and_algorithm_pass_through(rng, border, algorithm, layout):
 def test_derivatives_of_a_separable_filter(rng, activation):
     """Tangents of the filter are not separable, nor are those of its gradient."""
     keywords = {"border": "constant", "layout": "NHWC"}
-    x, filter, *_ = algorithm_problem(rng, {**keywords, "algorithm": "separable"})
-    x, filter = jnp.asarray(x, jnp.float64), jnp.asarray(filter, jnp.float64)
+    x = jnp.asarray(rng.standard_normal((2, 20, 17, 5)))
+    filter = jnp.asarray(rng.standard_normal((9, 1, 5, 1)) * rng.standard_normal((1, 7, 5, 1)))
     tangents = tuple(jnp.asarray(rng.standard_normal(array.shape)) for array in (x, filter))
 
     def derivatives(algorithm):

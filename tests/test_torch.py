@@ -124,11 +124,10 @@ def test_border_and_algorithm_pass_through(rng, border, algorithm, layout):
         assert_same_bits(result, array)
 
 
-def test_derivatives_of_a_separable_filter(rng):
+def test_derivatives_of_a_separable_filter():
     """Tangents of the filter are not separable, nor are those of its gradient."""
     keywords = {"border": "constant", "layout": "NHWC"}
-    arrays_ = algorithm_problem(rng, {**keywords, "algorithm": "separable"})[:2]
-    primals = tuple(tensor(array).double() for array in arrays_)
+    primals = randn(2, 20, 17, 5), randn(9, 1, 5, 1) * randn(1, 7, 5, 1)
     tangents = tuple(randn(*primal.shape) for primal in primals)
 
     def derivatives(algorithm):
