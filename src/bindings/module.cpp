@@ -74,7 +74,6 @@ class PyPlan {
   nb::any run(nb::handle a, nb::handle b, nb::handle bias, nb::handle out, int num_threads,
               const Prepared* prepared) const {
     const Spec& s = plan_.spec;
-    if (prepared && prepared->plan != this) throw nb::value_error("prepared belongs to another plan");
     const Element own = element(Storage::same, s.dtype);
     const Input first(a.ptr(), s.op == Op::grad_input ? "grad" : "input", element(s.input, s.dtype),
                       shapes_.first.data(), 4);
@@ -90,10 +89,8 @@ class PyPlan {
       if (second.overlaps(out.ptr())) throw nb::value_error("out overlaps the second array in memory");
       if (third && third->overlaps(out.ptr())) throw nb::value_error("out overlaps bias in memory");
     }
-    compute(
-        {first.data(), second.data(), third ? third->data() : nullptr, output_data(result.ptr()),
-         prepared ? prepared->data : nullptr, prepared && prepared->factors ? &*prepared->factors : nullptr},
-        num_threads);
+    compute({first.data(), second.data(), third ? third->data() : nullptr, output_data(result.ptr())},
+            num_threads, prepared);
     return result;
   }
 
@@ -102,9 +99,8 @@ class PyPlan {
   void run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std::uintptr_t out, int num_threads,
               const Prepared* prepared) const {
     compute({reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b),
-             reinterpret_cast<const void*>(bias), reinterpret_cast<void*>(out),
-             prepared ? prepared->data : nullptr},
-            num_threads);
+             reinterpret_cast<const void*>(bias), reinterpret_cast<void*>(out)},
+            num_threads, prepared);
   }
 
   // Of spectra or of factors, whichever a filter turns out to have.
@@ -185,7 +181,12 @@ class PyPlan {
     depthwise::prepare(plan_, {nullptr, filter, nullptr, nullptr}, kept.data, num_threads);
   }
 
-  void compute(const Operands& operands, int num_threads) const {
+  void compute(Operands operands, int num_threads, const Prepared* prepared) const {
+    if (prepared && prepared->plan != this) throw nb::value_error("prepared belongs to another plan");
+    if (prepared) {
+      operands.prepared = prepared->data;
+      operands.factors = prepared->factors ? &*prepared->factors : nullptr;
+    }
     bool finished;
     {
       const auto poll = is_long(plan_) && on_main_thread() ? check_signals : nullptr;
