@@ -350,15 +350,15 @@ bool loads_fast(DType dtype, int vector_bytes) {
 }
 
 Rule nhwc_direct(const Spec& spec, int vector_bytes) {
-  constexpr index_t kLeastColumns = 7;  // so that copies are read often enough
+  constexpr index_t kLeastColumns = 4, kMany = 7;  // so that copies are read often enough
   Rule r = direct_rule(spec, vector_bytes);
   r.applies = r.applies && spec.multiplier == 1;
   // Tiles that read parts of cache lines pay for evictions with every part.
   const bool whole_lines = vector_bytes * dtype_bytes(spec.dtype) == kLineBytes * compute_bytes(spec.dtype);
-  const index_t pixel = spec.channels * dtype_bytes(spec.dtype);
   const Problem p(spec, r.columns);
+  const index_t pixel = spec.channels * dtype_bytes(spec.dtype) * p.w.src_step;
   if (r.applies && pixel % (whole_lines ? 2 * kAliasingBytes : kAliasingBytes) == 0 &&
-      (p.w.out_count >= kLeastColumns || !whole_lines)) {
+      p.w.out_count >= (whole_lines ? kMany : kLeastColumns)) {
     copy_rows(p, r);
     r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
     r.applies = r.scratch_bytes <= kMaxScratchBytes;
