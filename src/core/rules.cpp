@@ -263,16 +263,6 @@ double plane_use(const Spec& spec, int vector_bytes) {
   return static_cast<double>(columns) / static_cast<double>(ceil_div(columns, lanes) * lanes);
 }
 
-Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
-  Rule r = vector_rule(spec, vector_bytes, false);
-  r.applies = r.applies && spec.layout == Layout::nhwc && Problem(spec).channels <= 64;
-  // Wide enough tiles, and pixels repeated for their outputs in whole vectors.
-  const bool repeats = spec.op == Op::forward && spec.multiplier > 1 && r.tile.period <= 3;
-  r.preferred = line_use(spec) < 0.7 || repeats;
-  r.reason = "too few channels to fill the lanes: a row's pixels and channels are taken as one";
-  return r;
-}
-
 // Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache.
 constexpr index_t kAliasingBytes = 2048;
 
@@ -333,9 +323,8 @@ Rule direct_rule(const Spec& spec, int vector_bytes) {
   r.tile = direct_tile(p, r.units, line);
   const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
   const bool beyond_caches = (spec.input_elements() + spec.output_elements()) * stored > kBeyondCaches;
-  const index_t rows = vector_bytes == kLineBytes ? 2 : 1;
   if (beyond_caches && pixel > 0)
-    r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * rows * pixel));
+    r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
   r.tile.stream = beyond_caches;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
@@ -379,6 +368,20 @@ Rule nhwc_direct_multiplier(const Spec& spec, int vector_bytes) {
               (masks || spec.channels * compute_bytes(spec.dtype) >= vector_bytes);
   r.preferred = vector_bytes >= kAvx2;  // narrower vectors have no instruction that permutes them
   r.reason = "output channels fill the lanes, the image is read in place, and each channel repeated";
+  return r;
+}
+
+Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
+  Rule r = vector_rule(spec, vector_bytes, false);
+  r.applies = r.applies && spec.layout == Layout::nhwc && Problem(spec).channels <= 64;
+  // Wide enough tiles, and pixels repeated for their outputs in whole vectors.
+  bool repeats = spec.op == Op::forward && spec.multiplier > 1 && r.tile.period <= 3;
+  if (repeats) {
+    const Rule in_place = nhwc_direct_multiplier(spec, vector_bytes);
+    repeats = !(in_place.applies && in_place.preferred);
+  }
+  r.preferred = line_use(spec) < 0.7 || repeats;
+  r.reason = "too few channels to fill the lanes: a row's pixels and channels are taken as one";
   return r;
 }
 

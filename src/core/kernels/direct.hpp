@@ -123,7 +123,6 @@ class Direct {
             .out_row = h_.out_step * result_.row_step,
             .channels = channels_,
             .fetch_ahead = task_.tile->fetch_ahead,
-            .source_row = h_.src_step * source_.row_step,
             .stream = streams(),
             .repeats = repeats_,
             .finishes = !plain(),

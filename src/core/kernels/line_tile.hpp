@@ -53,7 +53,6 @@ struct Window {
   index_t out_step, out_row;  // elements from an output column to the next, and from a row to the next
   index_t channels;           // at least one vector of them
   index_t fetch_ahead;        // how many tiles ahead of theirs rows are fetched; 0 for not at all
-  index_t source_row;         // elements from a source row to the next, for that
   bool stream;                // write whole tiles past the caches
   const Repeat<compute_t<S>>* repeats = nullptr;  // of every vector, where source channels are repeated
   // What becomes of sums; where they are only stored, `finishes` is false.
@@ -189,15 +188,6 @@ DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows
                                        w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
 }
 
-// Where a tile that comes later begins: further to the right or, after the last column, in the next rows.
-template <int Rows, int Pixels, class S>
-DEPTHWISE_INLINE index_t later_tile(const Window<S>& b, index_t column, index_t begin, index_t end) {
-  const index_t later = column + b.fetch_ahead * Pixels;
-  const bool below = later >= end;
-  return (below ? later - (end - begin) : later) * b.stride * b.pixel_step +
-         (below ? Rows * b.row_stride * b.source_row : 0);
-}
-
 // Asks for what a tile at `offset` reads first: rows that no tile above it has read.
 template <int Rows, int Pixels, class S>
 DEPTHWISE_INLINE void fetch(const Window<S>& b, const WindowRows<S>& rows, index_t offset) {
@@ -289,7 +279,7 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
     const int outputs = static_cast<int>(end - from < Pixels ? end - from : Pixels);
     const int first = static_cast<int>(low < 0 ? 0 : low < span ? low : span);
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
-    const index_t later = later_tile<Rows, Pixels>(b, column, begin, end);
+    const index_t later = (column + b.fetch_ahead * Pixels) * b.stride * b.pixel_step;
     if (outputs == Pixels && first == 0 && last == span)
       tile_channels<Load, Taps, Stride, Rows, Pixels, false>(b, rows, from, later, {}, outputs);
     else

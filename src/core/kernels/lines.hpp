@@ -143,7 +143,6 @@ class Lines {
                .out_row = columns_ * kL,
                .channels = kL,
                .fetch_ahead = 0,
-               .source_row = 0,
                .stream = false};
     if constexpr (kLayout == Layout::nhwc && sizeof(S) == sizeof(T)) {
       in_place_ = plain_ && valid_ == kL;

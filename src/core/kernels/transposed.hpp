@@ -189,7 +189,6 @@ class Transposed {
             .out_row = h.out_step * result_.width * kL,
             .channels = (valid_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>,
             .fetch_ahead = 0,
-            .source_row = 0,
             .stream = false};
   }
 
