@@ -8,6 +8,8 @@
 (1, 4, 4, 8)
 """
 
+from typing import Any
+
 from . import reference
 from ._api import (
     conv2d,
@@ -37,3 +39,11 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import version  # on demand: it takes longer to import than the rest
+
+    return version("depthwise")
