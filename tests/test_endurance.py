@@ -246,10 +246,11 @@ def test_another_interpreter_in_the_process():
         assert outcome == "9.0 works" or outcome.startswith("9.0 is refused: "), outcomes
 
 
+@pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python is never without its lock"
+)
 def test_no_global_lock():
     """Where Python could do without it, importing the module turns it on, with a warning that says so."""
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
-        pytest.skip("this Python is never without its lock")
     assert run_python("import sys, warnings, depthwise; print(sys._is_gil_enabled())") == "True"
 
 

@@ -99,28 +99,29 @@ def test_other_filters_are_refused(rng, value):
 
 
 class TestPreparedOperator:
+    @staticmethod
+    def kept_by(filter, x):
+        """The operation of an operator that has been called, and what it keeps for the filter."""
+        op = depthwise.Conv2D(filter)
+        assert same_bits(op(x), depthwise.conv2d(x, filter))
+        ((operation, _, _, prepared),) = op._prepared.values()
+        return operation, prepared
+
     def test_keeps_the_factors(self, rng):
         """What is kept stands for the filter: a run with another one still uses the first one's factors."""
         x = random_array(rng, (1, 64, 64, 3), "float32")
         filter = rank_one(rng, (9, 11, 3, 1), "float32")
-        op = depthwise.Conv2D(filter)
-        expected = depthwise.conv2d(x, filter)
-        assert same_bits(op(x), expected)
-        ((operation, _, _, prepared),) = op._prepared.values()
+        operation, prepared = self.kept_by(filter, x)
         assert prepared.bytes == (9 + 11) * 3 * 4 <= operation.prepared_bytes
         other = random_array(rng, filter.shape, "float32")
-        assert same_bits(operation.native.run(x, other, prepared=prepared), expected)
+        result = operation.native.run(x, other, prepared=prepared)
         assert _native.last_run()["kernel"] == "separable"
+        assert same_bits(result, depthwise.conv2d(x, filter))
 
     def test_keeps_that_there_are_none(self, rng):
         x = random_array(rng, (1, 64, 64, 3), "float32")
-        full = random_array(rng, (9, 9, 3, 1), "float32")
-        op = depthwise.Conv2D(full)
-        expected = depthwise.conv2d(x, full)
-        assert same_bits(op(x), expected)
-        ((operation, _, _, prepared),) = op._prepared.values()
-        separable = rank_one(rng, full.shape, "float32")
-        operation.native.run(x, separable, prepared=prepared)
+        operation, prepared = self.kept_by(random_array(rng, (9, 9, 3, 1), "float32"), x)
+        operation.native.run(x, rank_one(rng, (9, 9, 3, 1), "float32"), prepared=prepared)
         assert _native.last_run()["kernel"] != "separable"
 
     def test_refuses_other_filters_in_every_call(self, rng):

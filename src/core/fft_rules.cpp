@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/fft_layout.hpp"
+#include "tile_choice.hpp"
 
 namespace depthwise {
 namespace {
@@ -18,8 +19,6 @@ constexpr double kPassCycles[] = {9.5, 8.2, 6.6, 6.2, 5.6, 4.7, 4.6, 4.5};
 // What the direct kernels take for a tap of a line, and by how much a transform must win.
 constexpr double kDirectCycles = 1.15, kDirectGradFilterCycles = 1.0, kMargin = 1.25;
 constexpr double kSplitCycles = 5, kMultiplyCycles = 6;
-
-index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
 
 // A length whose factors are radices, and what its transform costs.
 struct Length {
@@ -225,7 +224,6 @@ Choice choose(const Spec& s, const Need& h, const Need& w, index_t units) {
 
 // Tasks by units where there are many, else by parts of the blocks too.
 void share_blocks(const Spec& s, const Need& h, const Need& w, const Choice& best, Rule& r) {
-  constexpr index_t kTasks = 16;
   r.blocks = s.batch * h.classes * w.classes * best.h.tiles * best.w.tiles;
   r.sums_bytes = fft_layout(r.tile.fft_h, r.tile.fft_w, compute_bytes(s.dtype)).plane * kLineBytes;
   r.parts = std::clamp<index_t>(ceil_div(kTasks, r.units), 1, r.blocks);

@@ -3,16 +3,15 @@
 #include <algorithm>
 
 #include "border.hpp"
+#include "tile_choice.hpp"
 
 namespace depthwise {
 namespace {
 
 // Tasks that a problem should offer, and row classes beyond which they are not taken apart.
-constexpr index_t kTasks = 8, kMaxClasses = 64;
+constexpr index_t kPatchTasks = 8, kMaxClasses = 64;
 // Bytes below which cutting a tile smaller costs more than what it spares.
 constexpr index_t kLeastBytes = 1 << 17;
-
-index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
 
 // Scratch parts begin at cache lines.
 index_t lines(index_t bytes) { return ceil_div(bytes, kLineBytes) * kLineBytes; }
@@ -178,7 +177,7 @@ index_t first_bytes(const Patches& p) {
   const Spec& s = p.spec;
   const index_t all =
       (s.input_elements() / std::max<index_t>(s.batch, 1) + s.output_elements()) * dtype_bytes(p.dtype);
-  return std::clamp(all / kTasks, kLeastBytes, std::max(kLeastBytes, caches().l2 * 3 / 8));
+  return std::clamp(all / kPatchTasks, kLeastBytes, std::max(kLeastBytes, caches().l2 * 3 / 8));
 }
 
 // The padded positions that show the pixels of each tile, in pieces of neighbours.
@@ -249,7 +248,7 @@ void count_tiles(Patches& p) {
   for (const Strip& s : p.strips)
     p.first_tile.push_back(p.first_tile.back() + p.spec.batch * s.row_tiles() * s.column_tiles());
   if (p.spec.op != Op::grad_filter) return;
-  p.parts = std::clamp<index_t>(ceil_div(kTasks, p.channel_blocks), 1, std::max<index_t>(p.tiles(), 1));
+  p.parts = std::clamp<index_t>(ceil_div(kPatchTasks, p.channel_blocks), 1, std::max<index_t>(p.tiles(), 1));
   p.sums_bytes =
       lines(p.spec.h.kernel * p.spec.w.kernel * p.channels * p.spec.multiplier * dtype_bytes(p.dtype));
 }

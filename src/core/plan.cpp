@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "patches.hpp"
+#include "tile_choice.hpp"
 
 namespace depthwise {
 namespace {
@@ -19,8 +20,6 @@ constexpr KernelInfo kInfos[kKernels] = {
 
 // Sizes stay far below 2^63 in every product of two that the kernels form.
 constexpr index_t kMaxSize = index_t{1} << 48;
-
-index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
 
 void check_axis(const Axis& a, const char* name) {
   const auto bad = [&](const char* what) { throw std::invalid_argument(std::string(name) + ": " + what); };

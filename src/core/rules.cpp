@@ -1,95 +1,18 @@
 // When each kernel applies, when it is preferred, and how it cuts the work. The measurements behind the
 // choices are in docs/performance.md; `depthwise bench choices` checks them against the alternatives.
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 
 #include "fft_rules.hpp"
 #include "kernels/direct_layout.hpp"
 #include "kernels/grad_layout.hpp"
 #include "kernels/line_layout.hpp"
-#include "kernels/separable_layout.hpp"
 #include "kernels/transposed_layout.hpp"
-#include "plan.hpp"
+#include "separable_rules.hpp"
+#include "tile_choice.hpp"
 
 namespace depthwise {
 namespace {
-
-// Tasks that a problem should offer, so that threads find work and an interrupt is noticed.
-constexpr index_t kTasks = 16;
-constexpr index_t kMaxTaskSteps = 64 << 20;
-
-index_t ceil_div(index_t a, index_t b) { return (a + b - 1) / b; }
-
-// The class with the most destinations and the most taps of one axis: what scratch must hold.
-AxisClass widest(const Spec& s, const Axis& axis, Dilation dilation) {
-  AxisClass c = class_count(s.op, axis, dilation) > 0 ? axis_class(s.op, axis, dilation, 0) : AxisClass{};
-  c.stride = std::max<index_t>(c.stride, 1);
-  c.spacing = std::max<index_t>(c.spacing, 1);
-  c.taps = axis.kernel;
-  if (s.op == Op::grad_input)
-    c.taps = ceil_div(axis.kernel, axis.stride / std::gcd(axis.stride, axis.dilation));
-  c.out_count = std::max<index_t>(c.out_count, 1);
-  return c;
-}
-
-struct Problem {
-  const Spec& spec;
-  AxisClass h, w;
-  index_t channels;  // of the result
-
-  explicit Problem(const Spec& s, Dilation columns = Dilation::keep)
-      : spec(s),
-        h(widest(s, s.h, Dilation::split)),
-        w(widest(s, s.w, columns)),
-        channels(s.op == Op::grad_input ? s.channels : s.out_channels()) {}
-};
-
-// Halves `columns` until scratch(columns) fits into `bytes`, but not below `least`.
-template <class Scratch>
-void fit_columns(Tile& tile, index_t bytes, index_t least, const Scratch& scratch) {
-  while (tile.columns > least && scratch(tile) > bytes)
-    tile.columns = std::max(least, ceil_div(tile.columns, 2));
-}
-
-// Rows of a task: all of them, unless there would be too few tasks or too much work in one, but not fewer
-// than `least`.
-index_t choose_rows(const Problem& p, index_t least, index_t other_tasks, index_t steps_per_row) {
-  const index_t wanted = ceil_div(kTasks, std::max<index_t>(other_tasks, 1));
-  index_t rows = std::max(ceil_div(p.h.out_count, wanted), std::min<index_t>(p.h.out_count, least));
-  const index_t most = std::max<index_t>(1, kMaxTaskSteps / std::max<index_t>(steps_per_row, 1));
-  rows = std::min(std::max<index_t>(rows, 1), most);
-  return ceil_div(p.h.out_count, ceil_div(p.h.out_count, rows));  // even shares
-}
-
-// A task repacks the rows that its neighbour above ends with, so short ones are avoided.
-index_t choose_packed_rows(const Problem& p, index_t other_tasks, index_t steps_per_row) {
-  return choose_rows(p, 4 * p.h.taps, other_tasks, steps_per_row);
-}
-
-// Units of a task: several where they are small, so that what does not depend on the unit is done once.
-index_t choose_units(index_t units, index_t tasks, index_t steps_per_unit) {
-  constexpr index_t kWorthwhile = 1 << 17;
-  const index_t spare = std::max<index_t>(tasks / kTasks, 1);
-  return std::clamp<index_t>(std::min(spare, kWorthwhile / std::max<index_t>(steps_per_unit, 1)), 1,
-                             std::max<index_t>(units, 1));
-}
-
-// Outputs of a row in registers: the width that covers the row with the fewest wasted outputs.
-int choose_pixels(index_t columns) {
-  struct Width {
-    int pixels;
-    double cost;
-  };
-  constexpr Width widths[] = {{7, 1.0}, {8, 1.0}, {6, 1.03}, {4, 1.12}};
-  int best = 4;
-  double least = 1e300;
-  for (const Width& w : widths) {
-    const double cost = static_cast<double>(ceil_div(columns, w.pixels) * w.pixels) * w.cost;
-    if (cost < least) least = cost, best = w.pixels;
-  }
-  return best;
-}
 
 Rule lines_rule(const Spec& spec) {
   Rule r;
@@ -253,18 +176,21 @@ Rule vector_rule(const Spec& spec, int vector_bytes, bool lines) {
   return lines ? lines_rule(spec) : flat_rule(spec, vector_bytes);
 }
 
-// Shares of the vector lanes that do useful work.
+// Shares of the lanes that do useful work.
+double lane_use(index_t count, index_t lanes) {
+  return static_cast<double>(count) / static_cast<double>(ceil_div(count, lanes) * lanes);
+}
 double line_use(const Spec& spec) {
-  const index_t line = kLineBytes / compute_bytes(spec.dtype), channels = Problem(spec).channels;
-  return static_cast<double>(channels) / static_cast<double>(ceil_div(channels, line) * line);
+  return lane_use(Problem(spec).channels, kLineBytes / compute_bytes(spec.dtype));
 }
 double plane_use(const Spec& spec, int vector_bytes) {
-  const index_t lanes = vector_bytes / compute_bytes(spec.dtype), columns = Problem(spec).w.out_count;
-  return static_cast<double>(columns) / static_cast<double>(ceil_div(columns, lanes) * lanes);
+  return lane_use(Problem(spec).w.out_count, vector_bytes / compute_bytes(spec.dtype));
 }
 
-// Pixels whose distance is a multiple of this many bytes evict each other from the first-level cache.
-constexpr index_t kAliasingBytes = 2048;
+// Addresses at this distance fall into the same set of the first-level cache: pixels, or planes, a multiple
+// of it apart evict each other, and half or a quarter of it apart they have a half or a quarter of the cache.
+constexpr index_t kWayBytes = 4096;
+constexpr int kAvx2Bytes = 32;
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
@@ -299,6 +225,7 @@ Tile direct_tile(const Problem& p, index_t units, index_t line) {
 // and tall tasks, since each copies the rows that its neighbour above ends with.
 void copy_rows(const Problem& p, Rule& r) {
   constexpr index_t kShare = 8;
+  const index_t line = kLineBytes / compute_bytes(p.spec.dtype);
   r.tile.copies = true;
   const auto bytes = [&] { return direct_ring_bytes(p.spec, r.tile, p.h, p.w); };
   while (r.tile.units > 1 && bytes() > caches().l2 / kShare) r.tile.units = ceil_div(r.tile.units, 2);
@@ -306,7 +233,7 @@ void copy_rows(const Problem& p, Rule& r) {
                 classes =
                     class_count(p.spec.op, p.spec.h, r.rows) * class_count(p.spec.op, p.spec.w, r.columns);
   r.tile.rows = choose_packed_rows(p, ceil_div(r.units, r.tile.units) * columns * classes * p.spec.batch,
-                                   r.tile.columns * r.tile.units * 16 * p.h.taps * p.w.taps);
+                                   r.tile.columns * r.tile.units * line * p.h.taps * p.w.taps);
   if (r.tile.rows < p.h.out_count) r.tile.rows += r.tile.rows & 1;
 }
 
@@ -333,10 +260,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes) {
 }
 
 // Whether loading a vector of the type takes one or two instructions.
-bool loads_fast(DType dtype, int vector_bytes) {
-  constexpr int kAvx2 = 32;
-  return dtype != DType::f16 || vector_bytes >= kAvx2;
-}
+bool loads_fast(DType dtype, int vector_bytes) { return dtype != DType::f16 || vector_bytes >= kAvx2Bytes; }
 
 Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   constexpr index_t kLeastColumns = 4, kMany = 7;  // so that copies are read often enough
@@ -346,7 +270,7 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   const bool whole_lines = vector_bytes * dtype_bytes(spec.dtype) == kLineBytes * compute_bytes(spec.dtype);
   const Problem p(spec, r.columns);
   const index_t pixel = spec.channels * dtype_bytes(spec.dtype) * p.w.src_step;
-  if (r.applies && pixel % (whole_lines ? 2 * kAliasingBytes : kAliasingBytes) == 0 &&
+  if (r.applies && pixel % (whole_lines ? kWayBytes : kWayBytes / 2) == 0 &&
       p.w.out_count >= (whole_lines ? kMany : kLeastColumns)) {
     copy_rows(p, r);
     r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
@@ -359,14 +283,13 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
 }
 
 Rule nhwc_direct_multiplier(const Spec& spec, int vector_bytes) {
-  constexpr int kAvx2 = 32;
   Rule r = direct_rule(spec, vector_bytes);
   // Fewer channels than lanes are loaded with masks, which AVX2 has for its own lanes only.
   const bool masks = vector_bytes == kLineBytes ||
-                     (vector_bytes == kAvx2 && compute_bytes(spec.dtype) == dtype_bytes(spec.dtype));
+                     (vector_bytes == kAvx2Bytes && compute_bytes(spec.dtype) == dtype_bytes(spec.dtype));
   r.applies = r.applies && spec.multiplier > 1 &&
               (masks || spec.channels * compute_bytes(spec.dtype) >= vector_bytes);
-  r.preferred = vector_bytes >= kAvx2;  // narrower vectors have no instruction that permutes them
+  r.preferred = vector_bytes >= kAvx2Bytes;  // narrower vectors have no instruction that permutes them
   r.reason = "output channels fill the lanes, the image is read in place, and each channel repeated";
   return r;
 }
@@ -390,7 +313,7 @@ Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
   Rule r = grad_filter_rule(spec, vector_bytes, GradForm::direct);
   r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 &&
               element == dtype_bytes(spec.dtype) && spec.channels * element >= vector_bytes;
-  r.preferred = vector_bytes == kLineBytes || spec.channels * element % (kAliasingBytes / 2) != 0;
+  r.preferred = vector_bytes == kLineBytes || spec.channels * element % (kWayBytes / 4) != 0;
   r.reason = "channels fill the lanes, and both images are read in place";
   return r;
 }
@@ -431,24 +354,21 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
 }
 
 // Whether transposing pays, by measurement: where planes have no tiles of several rows, and where their rows
-// are short. A plane of a multiple of a page lies on the same sets of the first-level cache as its
-// neighbours, all of which are read and written at once.
+// are short; where planes do not evict their neighbours, all of which are read and written at once.
 bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector_bytes) {
   constexpr double kLeastUse = 0.7;
-  constexpr index_t kPage = 4096, kShortRow = 12, kFewTaps = 5, kDilated = 4;
+  constexpr index_t kShortRow = 12, kFewTaps = 5, kDilated = 4;
   const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element, columns = p.w.out_count;
-  const double used =
-      static_cast<double>(p.channels) / static_cast<double>(ceil_div(p.channels, lanes) * lanes);
-  if (used < kLeastUse) return false;
+  if (lane_use(p.channels, lanes) < kLeastUse) return false;
   if (whole) return true;
-  const auto paged = [&](const Axis& y, const Axis& x) {
+  const auto evicted = [&](const Axis& y, const Axis& x) {
     const index_t in = y.in * x.in * element, out = y.out * x.out * element;
-    return in % kPage == 0 || out % kPage == 0;
+    return in % kWayBytes == 0 || out % kWayBytes == 0;
   };
   const index_t taps = std::max(p.h.taps, p.w.taps);
   if (columns <= kShortRow) return true;
   if (!plane_tiles(spec)) return p.h.taps * p.w.taps >= kFewTaps;
-  if (paged(spec.h, spec.w)) return false;
+  if (evicted(spec.h, spec.w)) return false;
   if (p.w.spacing > 1) return p.w.spacing >= kDilated;
   if (taps == 3) return p.w.stride == 2 && columns <= 14;
   return columns <= (taps == 7 && vector_bytes == kLineBytes ? 56 : 28);
@@ -500,66 +420,6 @@ Rule nchw_planes(const Spec& spec, int vector_bytes) {
   return r;
 }
 
-// Blocks of columns whose sums stay in the first-level cache, but wide against the columns that neighbouring
-// blocks both sum.
-void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
-  const index_t sums = kSeparableRows * tile.channels * compute_bytes(spec.dtype),
-                shared = p.w.span(1) - p.w.stride;
-  const index_t columns = std::max({caches().l1 * 3 / 4 / sums - shared, 8 * shared, index_t{16}});
-  tile.columns = std::min({columns, p.w.out_count, index_t{1} << 20});
-  const auto scratch = [&](Tile t) {
-    t.pixels = static_cast<int>(t.columns);
-    return separable_scratch_bytes(separable_layout(spec, t, p.h, p.w), spec.dtype);
-  };
-  fit_columns(tile, kMaxScratchBytes, 1, scratch);
-  tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, tile.columns));
-  // Blocks that begin on a cache line where the result does.
-  const Tile even{.columns = std::min(p.w.out_count, ceil_div(tile.columns, 16) * 16),
-                  .channels = tile.channels};
-  if (scratch(even) <= kMaxScratchBytes) tile.columns = even.columns;
-  tile.pixels = static_cast<int>(tile.columns);
-  // Source rows that a block of outputs reads: where they fit, a task takes the whole width.
-  const index_t rows = p.h.taps + (kSeparableRows - 1) * p.h.stride,
-                row = spec.w.in * (spec.layout == Layout::nhwc ? spec.channels : 1) *
-                      storage_bytes(spec.input, spec.dtype);
-  if (rows * row <= caches().l2 / 2) tile.columns = p.w.out_count;
-}
-
-// Whether two passes of kh + kw taps beat one of kh * kw; looking for the factors costs about a tap an
-// output.
-// By the work of one image: the algorithm, and so the bits, must not depend on the batch.
-bool separable_pays(const Spec& spec) {
-  constexpr index_t kLeastTaps = 9, kLeastSteps = 1 << 17;
-  const index_t kh = spec.h.kernel, kw = spec.w.kernel;
-  const index_t steps = spec.multiply_adds() / std::max<index_t>(spec.batch, 1);
-  return kh > 1 && kw > 1 && kh * kw >= kLeastTaps && steps >= kLeastSteps;
-}
-
-Rule separable(const Spec& spec) {
-  constexpr index_t kChannels = 64;  // of a unit, where those of a pixel are too many
-  const Problem p(spec);
-  const bool nhwc = spec.layout == Layout::nhwc;
-  Rule r;
-  for (const index_t channels : {spec.channels, kChannels}) {
-    r.tile.channels = nhwc ? std::min(channels, spec.channels) : 1;
-    separable_columns(spec, p, r.tile);
-    r.scratch_bytes = separable_scratch_bytes(separable_layout(spec, r.tile, p.h, p.w), spec.dtype);
-    if (r.scratch_bytes <= kMaxScratchBytes && r.tile.pixels >= std::min<index_t>(16, p.w.out_count)) break;
-  }
-  r.units = nhwc ? ceil_div(spec.channels, r.tile.channels) * spec.multiplier : spec.out_channels();
-  const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
-  const index_t steps = r.tile.columns * r.tile.channels * (p.h.taps + p.w.taps);
-  r.tile.rows = ceil_div(choose_packed_rows(p, blocks, steps), kSeparableRows) * kSeparableRows;
-  const bool sums_outputs = spec.op == Op::grad_input && spec.multiplier > 1;
-  const bool plain = spec.border == Border::constant && spec.input == Storage::same;
-  r.applies = r.scratch_bytes <= kMaxScratchBytes && !sums_outputs && (spec.op == Op::forward || plain);
-  r.preferred = separable_pays(spec);
-  r.reason = "every plane of the filter is of rank 1: columns are summed, then rows";
-  r.refusal = sums_outputs ? "the input gradient of several outputs a channel"
-                           : "its rows do not fit into the scratch";
-  return r;
-}
-
 }  // namespace
 
 Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
@@ -584,7 +444,7 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::grad_filter_nchw_planes:
     case KernelId::grad_input_nchw_planes: return nchw_planes(spec, vector_bytes);
     case KernelId::forward_separable:
-    case KernelId::grad_input_separable: return separable(spec);
+    case KernelId::grad_input_separable: return separable_rule(spec);
     case KernelId::forward_nhwc_fft:
     case KernelId::grad_filter_nhwc_fft:
     case KernelId::grad_input_nhwc_fft: return fft_rule(spec, Layout::nhwc);

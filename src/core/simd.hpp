@@ -134,6 +134,14 @@ DEPTHWISE_INLINE vec<T> permute(vec<T> x, index_vec<T> indices) {
 #endif
 }
 
+// Of products with 0: whether all factors were finite.
+template <class T>
+DEPTHWISE_INLINE bool all_zero(vec<T> x) {
+  T sum = 0;
+  for (int i = 0; i < kLanes<T>; ++i) sum += x[i];
+  return sum == 0;
+}
+
 // ---- 16-bit floats
 // ---------------------------------------------------------------------------------------------
 

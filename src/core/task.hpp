@@ -36,9 +36,9 @@ struct FactorView {
   bool shared;
 };
 
-// Of a separable kernel `b` is a FactorView, else the array.
 struct Factors;
 
+// Of a separable kernel `b` is a FactorView, else the array.
 struct Operands {
   const void* a;
   const void* b;

@@ -9,6 +9,7 @@
 
 #include "direct_layout.hpp"
 #include "generic.hpp"
+#include "range.hpp"
 
 namespace {
 
@@ -75,9 +76,7 @@ class Direct {
           simd::store(to + c, weight);
         }
       }
-    T sum = 0;
-    for (int i = 0; i < kLanes<T>; ++i) sum += probe[i];
-    return sum == 0;
+    return simd::all_zero<T>(probe);
   }
 
   // A tap on zeros can make a NaN: then no tap may be left out.
@@ -106,14 +105,13 @@ class Direct {
   }
 
   Window<S> describe() const {
-    const index_t step = w_.src_step;
-    const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : (a + step - 1) / step; };
+    const Range inside = range_inside(w_, 0, w_.span(w_.out_count));
     return {.taps = w_.taps,
             .stride = w_.stride,
             .spacing = w_.spacing,
-            .inside_begin = ceil_div(-w_.src_start),
-            .inside_end = ceil_div(w_.src_size - w_.src_start),
-            .pixel_step = copies() ? ring_step_ : step * source_.column_step,
+            .inside_begin = inside.begin,
+            .inside_end = inside.end,
+            .pixel_step = copies() ? ring_step_ : w_.src_step * source_.column_step,
             .row_taps = h_.taps,
             .row_stride = h_.stride,
             .weights = weights_,
@@ -145,9 +143,7 @@ class Direct {
   // Source rows under `count` output rows from u.
   WindowRows<S> find_rows(index_t u, index_t count) {
     const index_t first = h_.stride * u, positions = (count - 1) * h_.stride + h_.taps;
-    index_t begin = 0, end = w_.taps > 0 && h_.taps > 0 ? positions : 0;
-    while (begin < end && !h_.inside(h_.source(first + begin))) ++begin;
-    while (begin < end && !h_.inside(h_.source(first + end - 1))) --end;
+    const auto [begin, end] = range_inside(h_, first, w_.taps > 0 && h_.taps > 0 ? positions : 0);
     if (copies()) copy_rows(first + positions);
     for (index_t t = begin; t < end; ++t) table_[t] = copies() ? ring_row(first + t) : source_row(first + t);
     return {table_, begin, end, result_row(u)};
@@ -174,12 +170,11 @@ class Direct {
   }
 
   void copy_row(const S* from, S* to) const {
-    const Window<S> window = describe();
     const index_t low = w_.stride * task_.column_begin,
-                  high = low + w_.span(task_.column_end - task_.column_begin),
-                  begin = low < window.inside_begin ? window.inside_begin : low,
-                  end = depthwise::smaller(high, window.inside_end);
+                  count = w_.span(task_.column_end - task_.column_begin);
     const index_t step = w_.src_step * source_.column_step;
+    const auto [begin, end] = range_inside(w_, low, count);
+    from += low * step, to += low * ring_step_;
     for (index_t p = begin; p < end; ++p)
       __builtin_memcpy(to + p * ring_step_, from + p * step, channels_ * sizeof(S));
   }

@@ -63,7 +63,7 @@ void load_group(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source,
     const S* const first = source.lines.data + source.batch * image.batch_step + from * image.row_step;
     for (int g = 0; g < group; ++g) {
       const index_t left = reach.left + g * apart;
-      const Range columns = inside(w, left, planes.width);
+      const Range columns = range_inside(w, left, planes.width);
       T* const lanes = row + g * image.channels;
       if (columns.begin < columns.end)
         pack_part<S>(image, first + w.source(left + columns.begin) * image.column_step, w.src_step,

@@ -4,6 +4,7 @@
 #include "../border.hpp"
 #include "fft_plane.hpp"
 #include "line_pack.hpp"
+#include "range.hpp"
 
 namespace {
 
@@ -24,18 +25,6 @@ struct FftSource {
     lines.pack(batch, row, column, step, count, lane, valid, q, to);
   }
 };
-
-struct Range {
-  index_t begin, end;
-};
-
-// The positions of a tile, counted from `first`, that lie inside the source; at most `size`.
-DEPTHWISE_INLINE Range inside(const AxisClass& c, index_t first, index_t size) {
-  const index_t from = c.source(first), step = c.src_step;
-  const auto steps = [step](index_t a) { return a <= 0 ? 0 : (a + step - 1) / step; };
-  const index_t begin = steps(-from), end = steps(c.src_size - from);
-  return {begin < size ? begin : size, end < size ? end : size};
-}
 
 // The positions from (top, left) on that a tile's results depend on: outside the image they show its border.
 struct Reach {
@@ -64,7 +53,7 @@ DEPTHWISE_INLINE void for_outside(const Range& range, index_t size, const Visit&
 template <class S, Layout kLayout, class T = compute_t<S>>
 void load_source(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source, const AxisClass& h,
                  const AxisClass& w, const Reach& reach, T* plane) {
-  const Range columns = inside(w, reach.left, planes.width);
+  const Range columns = range_inside(w, reach.left, planes.width);
   planes.load_rows(plane, [&](index_t e, T* row) {
     const index_t from = reach.row(h, e);
     const bool empty = columns.begin >= columns.end;

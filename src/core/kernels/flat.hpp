@@ -8,6 +8,7 @@
 #include "flat_tile.hpp"
 #include "line_store.hpp"
 #include "plane_tile.hpp"
+#include "range.hpp"
 
 namespace {
 
@@ -73,30 +74,17 @@ class Flat {
   }
   static void clear(T* to, index_t elements) { fill(to, elements, 0); }
 
-  // Positions [begin, end) of an axis, of `count`, lie inside the source.
-  struct Inside {
-    index_t begin = 0, end = 0;
-
-    Inside() = default;
-    Inside(const AxisClass& axis, index_t first, index_t count) {
-      const index_t step = axis.src_step;
-      const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : step == 1 ? a : (a + step - 1) / step; };
-      end = smaller(ceil_div(axis.src_size - first), count);
-      begin = smaller(ceil_div(-first), end);
-    }
-  };
-
   // Columns of packed rows outside the source stay 0 for the whole task.
   void find_inside() {
     first_column_ = w_.source(w_.stride * task_.column_begin);
-    const Inside inside(w_, first_column_, w_.taps > 0 ? w_.span(columns_) : 0);
+    const Range inside = range_inside(w_, w_.stride * task_.column_begin, w_.span(columns_));
     source_row_.array_end = static_cast<const S*>(task_.operands.a) + source_.batch_step * spec_.batch;
     source_row_.step = w_.src_step * source_.column_step;
     source_row_.begin = inside.begin, source_row_.end = inside.end;
     source_row_.repeat = kLayout == Layout::nhwc && spec_.op == Op::forward ? spec_.multiplier : 1;
     source_row_.channel_step = kLayout == Layout::nhwc ? layout_.subrows : 1;
     split_ = {w_.stride, layout_.phases, layout_.segment, layout_.pixel};
-    rows_inside_ = Inside(h_, h_.src_start, h_.stride * (task_.row_end - 1) + h_.taps);
+    rows_inside_ = range_inside(h_, 0, h_.stride * (task_.row_end - 1) + h_.taps);
   }
 
   void find_offsets() {
@@ -395,7 +383,7 @@ class Flat {
   index_t result_row_step_ = 0, output_weights_ = 0;
   FlatFunction<T> tiles_ = nullptr;
   index_t tile_rows_ = 1, unit_ = 0, first_column_ = 0;
-  Inside rows_inside_{};
+  Range rows_inside_{};
   FlatRow<S> source_row_{};
   FlatPanel split_{};
   bool finite_ = true, shared_ = false, adjacent_rows_ = false, copies_ = false, plain_ = false;

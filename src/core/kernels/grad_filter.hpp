@@ -13,6 +13,7 @@
 #include "generic.hpp"
 #include "grad_layout.hpp"
 #include "grad_strip.hpp"
+#include "range.hpp"
 
 namespace {
 
@@ -153,20 +154,6 @@ class GradFilter {
   static index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
   static index_t clamp(index_t x, index_t most) { return x < 0 ? 0 : smaller(x, most); }
 
-  // Positions [begin, end) of a class, of `count`, lie inside the image.
-  struct Inside {
-    index_t begin = 0, end = 0;
-
-    Inside() = default;
-    Inside(const AxisClass& axis, index_t first, index_t count) {
-      const auto ceil_div = [&axis](index_t a) {
-        return a <= 0 ? 0 : (a + axis.src_step - 1) / axis.src_step;
-      };
-      end = smaller(ceil_div(axis.src_size - first), count);
-      begin = smaller(ceil_div(-first), end);
-    }
-  };
-
   // Decodes a block; false when no tap reads anything in it.
   bool enter(index_t block) {
     const auto next = [&block](index_t count) {
@@ -183,7 +170,7 @@ class GradFilter {
     column_ = column_block * tile.columns;
     columns_ = smaller(tile.columns, w_.out_count - column_);
     if (columns_ <= 0) return false;
-    columns_inside_ = Inside(w_, w_.source(w_.stride * column_), w_.span(columns_));
+    columns_inside_ = range_inside(w_, w_.stride * column_, w_.span(columns_));
     find_rows(row_block * tile.rows, tile.rows);
     if (begin_ >= end_ || columns_inside_.begin >= columns_inside_.end) return false;
     find_offsets();
@@ -197,7 +184,7 @@ class GradFilter {
 
   // The block's positions inside the image, and the gradient rows that meet them.
   void find_rows(index_t begin, index_t count) {
-    const Inside inside(h_, h_.src_start, h_.span(h_.out_count));
+    const Range inside = range_inside(h_, 0, h_.span(h_.out_count));
     begin_ = inside.begin + begin;
     end_ = smaller(begin_ + count, inside.end);
     const index_t first = begin_ - h_.taps + h_.stride;  // ceil((begin - taps + 1) / stride)
@@ -575,7 +562,7 @@ class GradFilter {
   index_t* offsets_;
   index_t unit_ = 0, batch_ = 0, images_ = 0, cleared_ = -1;
   index_t column_ = 0, columns_ = 0, begin_ = 0, end_ = 0, grad_begin_ = 0, grad_end_ = 0;
-  Inside columns_inside_{};
+  Range columns_inside_{};
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "line_layout.hpp"
 #include "line_store.hpp"
+#include "range.hpp"
 
 namespace {
 
@@ -76,18 +77,14 @@ class Lines {
   // a NaN.
   void find_columns() {
     first_column_ = w_.source(w_.stride * task_.column_begin);
-    const index_t step = w_.src_step, count = layout_.panel_columns;
-    const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : step == 1 ? a : (a + step - 1) / step; };
-    const index_t begin = ceil_div(-first_column_), end = ceil_div(w_.src_size - first_column_);
-    inside_end_ = end < count ? end : count;
-    inside_begin_ = begin < inside_end_ ? begin : inside_end_;
+    inside_ = range_inside(w_, w_.stride * task_.column_begin, layout_.panel_columns);
   }
 
   void clear_margins() const {
     for (index_t row = 0; row < layout_.slots * layout_.subrows; ++row) {
       T* const first = ring_ + row * layout_.panel_columns * kL;
-      clear(first, inside_begin_);
-      clear(first + inside_end_ * kL, layout_.panel_columns - inside_end_);
+      clear(first, inside_.begin);
+      clear(first + inside_.end * kL, layout_.panel_columns - inside_.end);
     }
   }
 
@@ -107,9 +104,7 @@ class Lines {
           load_tap(h_.tap_start + h_.tap_step * t, q, w_.tap_start + w_.tap_step * k, to);
     vec<T> probe = {};
     for (const T* w = weights_; w < to; w += kLanes<T>) probe += simd::load(w) * T(0);
-    T sum = 0;
-    for (int i = 0; i < kLanes<T>; ++i) sum += probe[i];
-    return sum == 0;
+    return simd::all_zero<T>(probe);
   }
 
   void load_tap(index_t row, index_t q, index_t column, T* to) const {
@@ -131,8 +126,8 @@ class Lines {
     window_ = {.taps = w_.taps,
                .stride = w_.stride,
                .spacing = w_.spacing,
-               .inside_begin = finite_ ? inside_begin_ : 0,
-               .inside_end = finite_ ? inside_end_ : layout_.panel_columns,
+               .inside_begin = finite_ ? inside_.begin : 0,
+               .inside_end = finite_ ? inside_.end : layout_.panel_columns,
                .pixel_step = kL,
                .row_taps = h_.taps * layout_.subrows,
                .row_stride = h_.stride * layout_.subrows,
@@ -176,13 +171,13 @@ class Lines {
   }
 
   void pack_rows(index_t begin, index_t end, RingSlot at) const {
-    const index_t column = first_column_ + w_.src_step * inside_begin_, count = inside_end_ - inside_begin_;
+    const index_t column = first_column_ + w_.src_step * inside_.begin, count = inside_.end - inside_.begin;
     for (index_t position = begin; position < end; ++position, at = at.ahead(1)) {
       const index_t row = h_.source(position);
       if (!h_.inside(row)) continue;
       for (index_t q = 0; q < layout_.subrows; ++q)
         source_.pack(task_.batch, row, column, w_.src_step, count, lane_, valid_, q,
-                     slot_row(at, q) + inside_begin_ * kL);
+                     slot_row(at, q) + inside_.begin * kL);
     }
   }
 
@@ -256,7 +251,8 @@ class Lines {
   Window<T> window_{};
   WindowFunctions<T> compute_{};
   bool in_place_ = false;
-  index_t lane_ = 0, first_column_ = 0, inside_begin_ = 0, inside_end_ = 0;
+  index_t lane_ = 0, first_column_ = 0;
+  Range inside_{};
   int valid_ = 0;
   bool finite_ = true;
 };

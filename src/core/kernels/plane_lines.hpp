@@ -115,38 +115,39 @@ DEPTHWISE_INLINE void transpose_lanes(vec<T> (&rows)[kPiece<T>]) {
   }
 }
 
-// Pixels [begin, begin + count) of a vector of planes as vectors a line apart. The last piece overlaps its
-// neighbour.
-template <class S, class Planes>
-DEPTHWISE_INLINE void load_planes(const Planes& planes, int first, index_t begin, index_t count,
-                                  compute_t<S>* to) {
-  using T = compute_t<S>;
+// Moves `count` pixels of a vector of planes, a piece of each at a time: `load` fills rows from pixel p on,
+// which are transposed, and `store` takes them. The last piece overlaps its neighbour.
+template <class T, class Load, class Store>
+DEPTHWISE_INLINE void move_pieces(index_t count, const Load& load, const Store& store) {
   constexpr int P = kPiece<T>;
   for (index_t i = 0; i < count; i += P) {
     const index_t p = i + P <= count ? i : count - P;
     vec<T> rows[P];
 #pragma GCC unroll 4
-    for (int r = 0; r < P; ++r) rows[r] = load_pieces<S>(planes, first + r, begin + p);
+    for (int r = 0; r < P; ++r) rows[r] = load(r, p);
     transpose_lanes<T>(rows);
 #pragma GCC unroll 4
-    for (int r = 0; r < P; ++r) simd::store(to + (p + r) * kLine<T>, rows[r]);
+    for (int r = 0; r < P; ++r) store(rows[r], r, p);
   }
+}
+
+// Pixels [begin, begin + count) of a vector of planes as vectors a line apart.
+template <class S, class Planes>
+DEPTHWISE_INLINE void load_planes(const Planes& planes, int first, index_t begin, index_t count,
+                                  compute_t<S>* to) {
+  using T = compute_t<S>;
+  move_pieces<T>(
+      count, [&](int r, index_t p) { return load_pieces<S>(planes, first + r, begin + p); },
+      [&](vec<T> row, int r, index_t p) { simd::store(to + (p + r) * kLine<T>, row); });
 }
 
 template <class S, class Planes>
 DEPTHWISE_INLINE void store_planes_of(const compute_t<S>* from, const Planes& planes, int first,
                                       index_t begin, index_t count, const Epilogue<compute_t<S>>& finish) {
   using T = compute_t<S>;
-  constexpr int P = kPiece<T>;
-  for (index_t i = 0; i < count; i += P) {
-    const index_t p = i + P <= count ? i : count - P;
-    vec<T> rows[P];
-#pragma GCC unroll 4
-    for (int r = 0; r < P; ++r) rows[r] = finish(simd::load(from + (p + r) * kLine<T>), first);
-    transpose_lanes<T>(rows);
-#pragma GCC unroll 4
-    for (int r = 0; r < P; ++r) store_pieces<S>(rows[r], planes, first + r, begin + p);
-  }
+  move_pieces<T>(
+      count, [&](int r, index_t p) { return finish(simd::load(from + (p + r) * kLine<T>), first); },
+      [&](vec<T> row, int r, index_t p) { store_pieces<S>(row, planes, first + r, begin + p); });
 }
 
 // Pixels [begin, begin + count) of the planes as lines from `to` on; lanes past the last plane hold anything.

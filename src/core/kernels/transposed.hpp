@@ -7,6 +7,7 @@
 
 #include "generic.hpp"
 #include "plane_lines.hpp"
+#include "range.hpp"
 #include "transposed_layout.hpp"
 
 namespace {
@@ -111,9 +112,7 @@ class Transposed {
     vec<T> probe = {};
     for (const T *w = weights_, *end = w + taps() * kL; w < end; w += kLanes<T>)
       probe += simd::load(w) * T(0);
-    T sum = 0;
-    for (int i = 0; i < kLanes<T>; ++i) sum += probe[i];
-    return sum == 0;
+    return simd::all_zero<T>(probe);
   }
 
   // Every pair of classes of rows and columns.
@@ -172,14 +171,14 @@ class Transposed {
   }
 
   Window<T> describe(const AxisClass& h, const AxisClass& w) const {
-    const index_t step = w.src_step, row = spec_.w.kernel * kL;
-    const auto ceil_div = [step](index_t a) { return a <= 0 ? 0 : (a + step - 1) / step; };
+    const index_t row = spec_.w.kernel * kL;
+    const Range inside = range_inside(w, 0, w.span(w.out_count));
     return {.taps = w.taps,
             .stride = w.stride,
             .spacing = w.spacing,
-            .inside_begin = ceil_div(-w.src_start),
-            .inside_end = ceil_div(w.src_size - w.src_start),
-            .pixel_step = step * kL,
+            .inside_begin = inside.begin,
+            .inside_end = inside.end,
+            .pixel_step = w.src_step * kL,
             .row_taps = h.taps,
             .row_stride = h.stride,
             .weights = weights_ + h.tap_start * row + w.tap_start * kL,
@@ -207,9 +206,7 @@ class Transposed {
   WindowRows<T> find_rows(const AxisClass& h, const AxisClass& w, index_t u, index_t count, T* to) const {
     const index_t first = h.source(h.stride * u), step = h.src_step * h.spacing;
     const index_t positions = (count - 1) * h.stride + h.taps;
-    index_t begin = 0, end = w.taps > 0 && h.taps > 0 ? positions : 0;
-    while (begin < end && !h.inside(first + begin * step)) ++begin;
-    while (begin < end && !h.inside(first + (end - 1) * step)) --end;
+    const auto [begin, end] = range_inside(h.src_size, step, first, w.taps > 0 && h.taps > 0 ? positions : 0);
     const T* const column = lines_ + w.src_start * kL;
     for (index_t t = begin; t < end; ++t) table_[t] = column + (first + t * step) * source_.width * kL;
     return {table_, begin, end, to};

@@ -1,0 +1,71 @@
+#include "separable_rules.hpp"
+
+#include "kernels/separable_layout.hpp"
+#include "tile_choice.hpp"
+
+namespace depthwise {
+namespace {
+
+// Blocks of columns whose sums stay in the first-level cache, but wide against the columns that neighbouring
+// blocks both sum.
+void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
+  const index_t sums = kSeparableRows * tile.channels * compute_bytes(spec.dtype),
+                shared = p.w.span(1) - p.w.stride;
+  const index_t columns = std::max({caches().l1 * 3 / 4 / sums - shared, 8 * shared, index_t{16}});
+  tile.columns = std::min({columns, p.w.out_count, index_t{1} << 20});
+  const auto scratch = [&](Tile t) {
+    t.pixels = static_cast<int>(t.columns);
+    return separable_scratch_bytes(separable_layout(spec, t, p.h, p.w), spec.dtype);
+  };
+  fit_columns(tile, kMaxScratchBytes, 1, scratch);
+  tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, tile.columns));
+  // Blocks that begin on a cache line where the result does.
+  const Tile even{.columns = std::min(p.w.out_count, ceil_div(tile.columns, 16) * 16),
+                  .channels = tile.channels};
+  if (scratch(even) <= kMaxScratchBytes) tile.columns = even.columns;
+  tile.pixels = static_cast<int>(tile.columns);
+  // Source rows that a block of outputs reads: where they fit, a task takes the whole width.
+  const index_t rows = p.h.taps + (kSeparableRows - 1) * p.h.stride,
+                row = spec.w.in * (spec.layout == Layout::nhwc ? spec.channels : 1) *
+                      storage_bytes(spec.input, spec.dtype);
+  if (rows * row <= caches().l2 / 2) tile.columns = p.w.out_count;
+}
+
+// Whether two passes of kh + kw taps beat one of kh * kw; looking for the factors costs about a tap an
+// output.
+// By the work of one image: the algorithm, and so the bits, must not depend on the batch.
+bool separable_pays(const Spec& spec) {
+  constexpr index_t kLeastTaps = 9, kLeastSteps = 1 << 17;
+  const index_t kh = spec.h.kernel, kw = spec.w.kernel;
+  const index_t steps = spec.multiply_adds() / std::max<index_t>(spec.batch, 1);
+  return kh > 1 && kw > 1 && kh * kw >= kLeastTaps && steps >= kLeastSteps;
+}
+
+}  // namespace
+
+Rule separable_rule(const Spec& spec) {
+  constexpr index_t kChannels = 64;  // of a unit, where those of a pixel are too many
+  const Problem p(spec);
+  const bool nhwc = spec.layout == Layout::nhwc;
+  Rule r;
+  for (const index_t channels : {spec.channels, kChannels}) {
+    r.tile.channels = nhwc ? std::min(channels, spec.channels) : 1;
+    separable_columns(spec, p, r.tile);
+    r.scratch_bytes = separable_scratch_bytes(separable_layout(spec, r.tile, p.h, p.w), spec.dtype);
+    if (r.scratch_bytes <= kMaxScratchBytes && r.tile.pixels >= std::min<index_t>(16, p.w.out_count)) break;
+  }
+  r.units = nhwc ? ceil_div(spec.channels, r.tile.channels) * spec.multiplier : spec.out_channels();
+  const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
+  const index_t steps = r.tile.columns * r.tile.channels * (p.h.taps + p.w.taps);
+  r.tile.rows = ceil_div(choose_packed_rows(p, blocks, steps), kSeparableRows) * kSeparableRows;
+  const bool sums_outputs = spec.op == Op::grad_input && spec.multiplier > 1;
+  const bool plain = spec.border == Border::constant && spec.input == Storage::same;
+  r.applies = r.scratch_bytes <= kMaxScratchBytes && !sums_outputs && (spec.op == Op::forward || plain);
+  r.preferred = separable_pays(spec);
+  r.reason = "every plane of the filter is of rank 1: columns are summed, then rows";
+  r.refusal = sums_outputs ? "the input gradient of several outputs a channel"
+                           : "its rows do not fit into the scratch";
+  return r;
+}
+
+}  // namespace depthwise
