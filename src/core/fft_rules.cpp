@@ -212,10 +212,8 @@ Choice choose(const Spec& s, const Need& h, const Need& w, index_t units) {
       double cycles =
           static_cast<double>(tiles) * cost.tile + (once ? 1.0 : static_cast<double>(tiles)) * cost.unit;
       const index_t bytes = scratch_bytes(s, l);
-      // A plane is read and written by rows and by columns; measured forward, that costs little beside
-      // bringing pixels into lanes.
-      if (bytes > caches().l2) cycles *= group > 1 && s.op == Op::forward ? 1.15 : 1.6;
-      if (group > 1) cycles *= 1.2;  // to bring pixels into lanes and back
+      if (bytes > caches().l2) cycles *= 1.6;  // a plane is read and written by rows and by columns
+      if (group > 1) cycles *= 1.2;            // to bring pixels into lanes and back
       if (bytes > kMaxFftScratchBytes || (best.cycles > 0 && best.cycles <= cycles)) continue;
       best = {r, c, cycles, shareable && (s.batch > 1 || tiles > 1)};
     }
