@@ -65,6 +65,42 @@ def test_gradients_of_the_input(rng, stride):
     assert_within_bound(result, grad, filter, expected, magnitude)
 
 
+def factored(rng, kernel, channels, dtype, *, shared):
+    """Products of random factors of one axis: of rank 1 in every dtype, and sums whose order shows."""
+    along, planes = int(kernel[1] > 1), (1, 1) if shared else (channels, 1)
+    shape = [1, 1, *planes]
+    shape[along] = kernel[along]
+    return np.broadcast_to(random_array(rng, shape, dtype), (*kernel, channels, 1)).copy()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("kernel", [(2, 3), (3, 5), (2, 7), (3, 12), (5, 21), (9, 1)])
+def test_channels_have_the_same_bits_alone(rng, kernel, shared, layout, dtype):
+    """However many channels a unit of work has, taps are added in one order."""
+    axis = layout.index("C")
+    shape = [1, 11, 21, 24] if axis == 3 else [1, 24, 11, 21]
+    filter, x = factored(rng, kernel, 24, dtype, shared=shared), random_array(rng, shape, dtype)
+    keywords = {"layout": layout, "algorithm": "separable"}
+
+    def both(x, filter):
+        return (
+            depthwise.conv2d(x, filter, **keywords),
+            depthwise.conv2d_grad_input(x.shape, filter, x, **keywords),
+        )
+
+    whole = both(x, filter)
+    assert _native.last_run()["kernel"] == "separable"
+    for width in (1, 2, 3, 5, 8, 16):
+        for first in range(0, 24, 7):
+            channels = slice(first, first + width)
+            at = (*[slice(None)] * axis, channels)
+            part = both(np.ascontiguousarray(x[at]), np.ascontiguousarray(filter[:, :, channels]))
+            for alone, among in zip(part, whole, strict=True):
+                assert same_bits(alone, among[at]), (channels, keywords)
+
+
 @pytest.mark.parametrize("border", ["constant", "reflect", "symmetric", "edge", "wrap"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
 def test_integers_and_borders(rng, border, dtype):

@@ -149,26 +149,19 @@ class SeparablePass {
       weights[place * pattern_ + i] = values[tap * outputs + output_channel(i)];
   }
 
-  // Taps whose distance is a whole number of tile steps read the same vectors, and go together.
+  // Every sum adds its taps in order, however many channels a unit has. Where a tap reads what its neighbour
+  // reads a tile step further on, they go together.
   void group_taps() {
-    const index_t apart = w_.spacing * pixel_;
-    index_t every = 1;
-    while (every * apart % step_ != 0) ++every;
-    share_ = static_cast<int>(smaller(every * apart / step_, 99));
-    if ((share_ != 1 && share_ != 3) || w_.stride != 1 || w_.src_step != 1)
-      share_ = 0, every = larger(1, w_.taps);
+    groups_taps_ = w_.spacing * pixel_ == step_ && w_.stride == 1 && w_.src_step == 1;
     shifts_ = kShiftsRows && uniform_ && w_.spacing == 1 && w_.stride == 1 && w_.src_step == 1 &&
               w_.taps <= 7 && w_.taps % 2 == 1 && (pixel_ == 1 || pixel_ == 3);
-    if (shifts_) share_ = 0, every = larger(1, w_.taps);  // in the order of shifted_sum
     group_count_ = 0;
-    index_t place = 0;
-    for (index_t first = 0; first < smaller(every, w_.taps); ++first)
-      for (index_t k = first; k < w_.taps;) {
-        const index_t left = (w_.taps - k + every - 1) / every, count = left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        groups_[group_count_++] = {tap_offset(k), place, count};
-        for (index_t i = 0; i < count; ++i, k += every)
-          load_tap(factors_.row, w_.tap_start + w_.tap_step * k, row_weights_, place++);
-      }
+    for (index_t k = 0; k < w_.taps;) {
+      const index_t left = groups_taps_ ? w_.taps - k : 1, count = left >= 4 ? 4 : left >= 2 ? 2 : 1;
+      groups_[group_count_++] = {tap_offset(k), k, count};
+      for (const index_t end = k + count; k < end; ++k)
+        load_tap(factors_.row, w_.tap_start + w_.tap_step * k, row_weights_, k);
+    }
   }
 
   index_t tap_offset(index_t k) const {
@@ -293,11 +286,10 @@ class SeparablePass {
     const RowWork<T> b{groups_, group_count_, row_weights_, pattern_, step_};
     const RowTarget to{finishes_, streams_ && !finishes_, spec_.output,
                        finishes_ ? results_ : task_.operands.out, finishes_ ? 0 : at};
-    switch (share_) {
-      case 1: run_row<1>(b, x, to); break;
-      case 3: run_row<3>(b, x, to); break;
-      default: run_row<0>(b, x, to);
-    }
+    if (groups_taps_)
+      run_row<true>(b, x, to);
+    else
+      run_row<false>(b, x, to);
     if (finishes_) finish_row(at);
   }
 
@@ -326,33 +318,33 @@ class SeparablePass {
                                 sizeof(T));
   }
 
-  template <int kShare>
+  template <bool kGroups>
   void run_row(const RowWork<T>& b, const T* x, const RowTarget& to) const {
     if (uniform_)
-      run_row_of<kShare, true>(b, x, to);
+      run_row_of<kGroups, true>(b, x, to);
     else
-      run_row_of<kShare, false>(b, x, to);
+      run_row_of<kGroups, false>(b, x, to);
   }
 
-  template <int kShare, bool kUniform>
+  template <bool kGroups, bool kUniform>
   void run_row_of(const RowWork<T>& b, const T* x, const RowTarget& to) const {
     const index_t n = columns_ * pixel_;
     index_t e = 0;
     if (const index_t head = kUniform ? unaligned_head(to) : 0; head > 0) {
       vec<T> acc[1] = {};
-      row_sums<T, 1, kShare, kUniform>(b, x, b.weights, acc);
+      row_sums<T, 1, kGroups, kUniform>(b, x, b.weights, acc);
       e = smaller(head, n);
       put(to, 0, acc[0], e);
     }
-    if constexpr (kUniform && kShare == 0 && sizeof(T) == 4 && kShiftsRows) {
+    if constexpr (kUniform && kGroups == 0 && sizeof(T) == 4 && kShiftsRows) {
       if (shifts_) e = run_shifted_row(b, x, to, e, n);
     }
-    e = run_row_tiles<8, kShare, kUniform>(b, x, to, e, n);
-    e = run_row_tiles<4, kShare, kUniform>(b, x, to, e, n);
-    e = run_row_tiles<2, kShare, kUniform>(b, x, to, e, n);
+    e = run_row_tiles<8, kGroups, kUniform>(b, x, to, e, n);
+    e = run_row_tiles<4, kGroups, kUniform>(b, x, to, e, n);
+    e = run_row_tiles<2, kGroups, kUniform>(b, x, to, e, n);
     for (; e < n; e += kV) {
       vec<T> acc[1] = {};
-      row_sums<T, 1, kShare, kUniform>(b, x + e, kUniform ? b.weights : b.weights + e % pixel_, acc);
+      row_sums<T, 1, kGroups, kUniform>(b, x + e, kUniform ? b.weights : b.weights + e % pixel_, acc);
       put(to, e, acc[0], smaller(kV, n - e));
     }
   }
@@ -381,12 +373,13 @@ class SeparablePass {
     return e;
   }
 
-  template <int kVectors, int kShare, bool kUniform>
+  template <int kVectors, bool kGroups, bool kUniform>
   index_t run_row_tiles(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
     for (; e + kVectors * b.step <= n; e += kVectors * b.step)
       for (index_t j = e; j < e + b.step; j += kV) {
         vec<T> acc[kVectors] = {};
-        row_sums<T, kVectors, kShare, kUniform>(b, x + j, kUniform ? b.weights : b.weights + j % pixel_, acc);
+        row_sums<T, kVectors, kGroups, kUniform>(b, x + j, kUniform ? b.weights : b.weights + j % pixel_,
+                                                 acc);
         put_all(to, j, b.step, acc);
       }
     return e;
@@ -459,8 +452,8 @@ class SeparablePass {
   index_t column_begin_ = 0, columns_ = 0, first_column_ = 0, reach_ = 0, inside_begin_ = 0, inside_end_ = 0;
   index_t first_channel_ = 0, first_output_ = 0, output_step_ = 1, pixel_ = 1, result_at_ = 0;
   index_t step_ = 0, pattern_ = 0, group_count_ = 0;
-  int share_ = 0;
-  bool adjacent_ = false, shifts_ = false, streams_ = false, finishes_ = false, uniform_ = false;
+  bool adjacent_ = false, groups_taps_ = false, shifts_ = false, streams_ = false, finishes_ = false,
+       uniform_ = false;
 };
 
 template <class S>

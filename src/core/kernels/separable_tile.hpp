@@ -135,7 +135,7 @@ DEPTHWISE_INLINE void column_rest(const ColumnWork<T, From>& b, index_t at, inde
 // ---- along a row
 // -----------------------------------------------------------------------------------------------
 
-// Taps that read the same vectors: tap i of a group reads what tap 0 reads `i * share` vectors further on.
+// Neighbouring taps that read the same vectors: tap i of a group reads what tap 0 reads i vectors further on.
 struct RowGroup {
   index_t offset, first, count;  // of tap 0, in elements; its place among the weights; taps
 };
@@ -148,39 +148,32 @@ struct RowWork {
   index_t weight_step, step;
 };
 
-template <class T, int kVectors, int kTaps, int kShare, bool kUniform>
+template <class T, int kVectors, int kTaps, bool kUniform>
 DEPTHWISE_INLINE void row_group(const RowWork<T>& b, const RowGroup& g, const T* x, const T* weights,
                                 vec<T> (&acc)[kVectors]) {
   vec<T> w[kTaps];
 #pragma GCC unroll 4
   for (int i = 0; i < kTaps; ++i) w[i] = tap_weight<T, kUniform>(weights, g.first + i, b.weight_step);
   x += g.offset;
-#pragma GCC unroll 24
-  for (int j = 0; j < kVectors + kShare * (kTaps - 1); ++j) {
-    if (kVectors < kShare && j % kShare >= kVectors) continue;
+#pragma GCC unroll 16
+  for (int j = 0; j < kVectors + kTaps - 1; ++j) {
     const vec<T> loaded = simd::load(x + j * b.step);
 #pragma GCC unroll 4
     for (int i = 0; i < kTaps; ++i)
-      if (j >= kShare * i && j < kShare * i + kVectors)
-        acc[j - kShare * i] = simd::fma(loaded, w[i], acc[j - kShare * i]);
+      if (j >= i && j < i + kVectors) acc[j - i] = simd::fma(loaded, w[i], acc[j - i]);
   }
 }
 
-// kVectors sums, `step` elements apart.
-template <class T, int kVectors, int kShare, bool kUniform>
+// kVectors sums, `step` elements apart. Without kGroups, every tap is a group of its own.
+template <class T, int kVectors, bool kGroups, bool kUniform>
 DEPTHWISE_INLINE void row_sums(const RowWork<T>& b, const T* x, const T* weights, vec<T> (&acc)[kVectors]) {
   for (const RowGroup *g = b.groups, *end = g + b.group_count; g != end; ++g) {
-    if constexpr (kShare > 0) {
-      if (g->count == 4) {
-        row_group<T, kVectors, 4, kShare, kUniform>(b, *g, x, weights, acc);
-        continue;
-      }
-      if (g->count == 2) {
-        row_group<T, kVectors, 2, kShare, kUniform>(b, *g, x, weights, acc);
-        continue;
-      }
-    }
-    row_group<T, kVectors, 1, 0, kUniform>(b, *g, x, weights, acc);
+    if (kGroups && g->count == 4)
+      row_group<T, kVectors, 4, kUniform>(b, *g, x, weights, acc);
+    else if (kGroups && g->count == 2)
+      row_group<T, kVectors, 2, kUniform>(b, *g, x, weights, acc);
+    else
+      row_group<T, kVectors, 1, kUniform>(b, *g, x, weights, acc);
   }
 }
 
