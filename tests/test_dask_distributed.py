@@ -56,7 +56,8 @@ def slow_copy(block, folder):
 
 def test_same_bits_after_a_worker_is_killed(rng, client, tmp_path):
     x, filter = random_array(rng, (1, 160, 160, 8), "float32"), random_array(rng, (7, 7, 8, 1), "float32")
-    source = da.from_array(x, chunks=(1, 20, 20, 8)).map_blocks(slow_copy, tmp_path, dtype=x.dtype)
+    chunked = da.from_array(x, chunks=(1, 20, 20, 8))
+    source = chunked.map_blocks(slow_copy, tmp_path, meta=x[:0])  # else it would be tried out in this process
     before = set(client.run(os.getpid).values())
     future = client.compute(depthwise.conv2d(source, filter))
     deadline = time.monotonic() + 60
