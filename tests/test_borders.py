@@ -133,6 +133,21 @@ def test_pads_larger_than_the_image(rng, border, layout, size, pads):
 
 
 @pytest.mark.parametrize("border", BORDERS)
+@pytest.mark.parametrize("pad", [1000, 2**21])
+def test_pixels_that_are_shown_very_often(border, pad):
+    """Some are shown in too many places to list; sums of ones count them."""
+    for size in (2, 5):
+        shown = np.pad(np.arange(size), pad, mode=border)
+        counts = np.bincount(shown[:-1], minlength=size) + np.bincount(shown[1:], minlength=size)
+        ones = np.ones((1, 1, len(shown) - 1, 1), np.float32)
+        keywords = {"padding": ((0, 0), (pad, pad)), "border": border}
+        result = depthwise.conv2d_grad_input(
+            (1, 1, size, 1), np.ones((1, 2, 1, 1), np.float32), ones, **keywords
+        )
+        assert np.array_equal(result[0, 0, :, 0], counts)
+
+
+@pytest.mark.parametrize("border", BORDERS)
 @pytest.mark.parametrize(
     ("shape", "filter_shape", "keywords"),
     [

@@ -1,6 +1,8 @@
 // Which pixel of the image stands at a position outside it.
 #pragma once
 
+#include <cstdint>
+
 #include "spec.hpp"
 
 namespace depthwise {
@@ -18,6 +20,25 @@ static inline __attribute__((always_inline, unused)) index_t map_border(Border b
   if (within < 0) within += period;
   if (within < size) return within;
   return border == Border::reflect ? period - within : period - 1 - within;
+}
+
+// Neighbouring positions show neighbouring pixels, one way or the other, or all the same one.
+struct Stretch {
+  index_t positions, step;
+};
+
+// The stretch from position `at` on, up to a turn, a jump or an end of the image; its pixels are `step`
+// apart.
+static inline __attribute__((always_inline, unused)) Stretch stretch_from(Border border, index_t at,
+                                                                          index_t size) {
+  if (at >= 0 && at < size) return {size - at, 1};
+  if (border == Border::constant || border == Border::edge || size == 1)
+    return {at < 0 ? -at : INT64_MAX - at, 0};
+  const index_t pixel = map_border(border, at, size);
+  const bool rises = border == Border::wrap || map_border(border, at + 1, size) > pixel ||
+                     (pixel == size - 1 && map_border(border, at - 1, size) < pixel);
+  const index_t left = rises ? size - pixel : pixel + 1;
+  return {at < 0 && left > -at ? -at : left, rises ? 1 : -1};
 }
 
 // The first position from `from` on that shows the pixel `index`; it is below `end`, or there is none.

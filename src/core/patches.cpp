@@ -1,6 +1,7 @@
 #include "patches.hpp"
 
 #include <algorithm>
+#include <optional>
 
 #include "border.hpp"
 #include "tile_choice.hpp"
@@ -180,20 +181,44 @@ index_t first_bytes(const Patches& p) {
   return std::clamp(all / kPatchTasks, kLeastBytes, std::max(kLeastBytes, caches().l2 * 3 / 8));
 }
 
-// The padded positions that show the pixels of each tile, in pieces of neighbours.
-std::vector<std::vector<Run>> find_runs(Border border, const Axis& a, const Run& pixels, index_t tile) {
-  std::vector<std::vector<Run>> runs(ceil_div(pixels.size(), tile));
+// How many of the positions from `at` on show pixels of one tile, or none of any, as its number or -1 tells.
+struct Shown {
+  index_t positions, tile;
+};
+Shown shown_from(Border border, const Axis& a, const Run& pixels, index_t tile, index_t at) {
+  const index_t pixel = map_border(border, at, a.in);
+  const Stretch s = stretch_from(border, at, a.in);
+  // The neighbours on the way that show the same tile, or pixels on the same side of all.
+  Run same{pixels.end, a.in};
+  index_t of = -1;
+  if (pixel < pixels.begin) {
+    same = {0, pixels.begin};
+  } else if (pixel < pixels.end) {
+    of = (pixel - pixels.begin) / tile;
+    same = pixels.part(of, tile);
+  }
+  const index_t left = s.step > 0 ? same.end - pixel : s.step < 0 ? pixel - same.begin + 1 : s.positions;
+  return {std::min({left, s.positions, a.shown_end() - at}), of};
+}
+
+// The padded positions that show the pixels of each tile, in pieces of neighbours; nothing where there are so
+// many pieces that listing them would take long.
+std::optional<std::vector<std::vector<Run>>> find_runs(Border border, const Axis& a, const Run& pixels,
+                                                       index_t tile) {
+  constexpr index_t kMostPieces = 1 << 18;
   const index_t longest = longest_run(a, tile);
-  index_t last = -1;
-  for (index_t at = -a.pad; at < a.shown_end(); ++at) {
-    const index_t pixel = map_border(border, at, a.in);
-    if (pixel < pixels.begin || pixel >= pixels.end) {
-      last = -1;
-      continue;
+  index_t last = -1, pieces = ceil_div(pixels.size(), tile);
+  if (pieces > kMostPieces) return {};
+  std::vector<std::vector<Run>> runs(pieces);
+  for (index_t at = -a.pad; at < a.shown_end(); ++pieces) {
+    if (pieces > kMostPieces) return {};
+    auto [count, of] = shown_from(border, a, pixels, tile, at);
+    if (of >= 0) {
+      if (of != last || runs[of].back().size() == longest) runs[of].push_back({at, at});
+      count = std::min(count, longest - runs[of].back().size());
+      runs[of].back().end += count;
     }
-    const index_t of = (pixel - pixels.begin) / tile;
-    if (of != last || runs[of].back().size() == longest) runs[of].push_back({at, at});
-    ++runs[of].back().end;
+    at += count;
     last = of;
   }
   return runs;
@@ -226,12 +251,20 @@ Plan plan_piece(Spec spec, const Isa& isa, const std::string& kernel) {
   return plan;
 }
 
+// Whether every tile has its pieces.
+bool find_pieces(Patches& p) {
+  if (p.spec.op != Op::grad_input) return true;
+  for (Strip& s : p.strips) {
+    auto rows = find_runs(p.spec.border, p.spec.h, s.rows, s.tile_rows);
+    auto columns = rows ? find_runs(p.spec.border, p.spec.w, s.columns, s.tile_columns) : std::nullopt;
+    if (!columns) return false;
+    s.row_runs = std::move(*rows), s.column_runs = std::move(*columns);
+  }
+  return true;
+}
+
 void plan_pieces(Patches& p, const std::string& kernel) {
   for (Strip& s : p.strips) {
-    if (p.spec.op == Op::grad_input) {
-      s.row_runs = find_runs(p.spec.border, p.spec.h, s.rows, s.tile_rows);
-      s.column_runs = find_runs(p.spec.border, p.spec.w, s.columns, s.tile_columns);
-    }
     for (const Axis& h : piece_axes(p, s, true))
       for (const Axis& w : piece_axes(p, s, false))
         for (const index_t block : {index_t{0}, p.channel_blocks - 1}) {
@@ -350,6 +383,7 @@ std::shared_ptr<const Patches> make_patches(const Plan& plan, const std::string&
     // A large kernel needs more than the usual share, but never more than the bound.
     const bool usual = choose_sizes(p, bytes);
     if (!usual && !choose_sizes(p, kMaxScratchBytes * 3 / 4)) return nullptr;
+    if (!find_pieces(p)) return nullptr;
     plan_pieces(p, kernel);
     count_tiles(p);
     if (p.scratch_bytes <= kMaxScratchBytes) return std::make_shared<const Patches>(std::move(p));

@@ -61,7 +61,8 @@ struct Patches {
   const Plan* find(const Spec& piece) const;
 };
 
-// The patches of a problem whose other results `plan` computes; null where none fits into the scratch.
+// The patches of a problem whose other results `plan` computes; null where none fits into the scratch,
+// or where listing its pieces would take long.
 std::shared_ptr<const Patches> make_patches(const Plan& plan, const std::string& kernel);
 
 // Computes task `index`, or adds up the sums of a block of channels. `sums` keeps those of all tasks.

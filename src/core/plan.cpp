@@ -206,7 +206,7 @@ Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
   choose_kernel(plan, kernel);
   if (kernel.empty()) plan.if_separable = separable_plan(plan);
   if (reads_all(plan)) return plan;
-  // The generic kernel reads borders and integers itself, and does so where no piece fits into the scratch.
+  // The generic kernel reads borders and integers itself, and does so where there are no patches.
   if (needs_patches(spec) && !degenerate(spec) && !(is_generic(plan) && !kernel.empty())) {
     plan.patches = make_patches(plan, kernel);
     if (!plan.patches) {
