@@ -89,10 +89,8 @@ void cut(Plan& plan) {
   const Rule& r = plan.rule;
   plan.unit_blocks = ceil_div(r.units, r.tile.units);
   if (s.op == Op::grad_filter) return;
-  plan.row_classes = plan.column_classes = plan.row_blocks = plan.column_blocks = 1;
-  if (r.whole) return;
-  plan.row_classes = class_count(s.op, s.h, r.rows);
-  plan.column_classes = class_count(s.op, s.w, r.columns);
+  plan.row_classes = r.whole ? 1 : class_count(s.op, s.h, r.rows);
+  plan.column_classes = r.whole ? 1 : class_count(s.op, s.w, r.columns);
   plan.row_blocks = ceil_div(class_size(s, s.h, r.rows), r.tile.rows);
   plan.column_blocks = ceil_div(class_size(s, s.w, r.columns), r.tile.columns);
 }

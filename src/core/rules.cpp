@@ -194,10 +194,12 @@ constexpr int kAvx2Bytes = 32;
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
-Tile direct_tile(const Problem& p, index_t units, index_t line) {
+Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases) {
   constexpr index_t kLeastLines = 8, kLeastRows = 8, kEnoughTasks = 8;
   const Spec& s = p.spec;
+  const index_t taps = phases ? s.h.kernel * s.w.kernel : p.h.taps * p.w.taps;
   Tile t;
+  t.phases = phases;
   t.columns = p.w.out_count;
   const auto bytes = [&](const Tile& tile) {
     const index_t lines = ceil_div(units, s.multiplier);
@@ -207,13 +209,13 @@ Tile direct_tile(const Problem& p, index_t units, index_t line) {
   t.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, t.columns));
   t.pixels = choose_pixels(t.columns);
   if (t.columns < p.w.out_count) t.columns = ceil_div(t.columns, t.pixels) * t.pixels;
-  const index_t classes = class_count(s.op, s.h, Dilation::split) * class_count(s.op, s.w, Dilation::split);
+  const index_t classes =
+      phases ? 1 : class_count(s.op, s.h, Dilation::split) * class_count(s.op, s.w, Dilation::split);
   const index_t blocks = ceil_div(p.w.out_count, t.columns) * s.batch * classes;
-  t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks,
-                       t.columns * units * line * p.h.taps * p.w.taps);
+  t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks, t.columns * units * line * taps);
   if (t.rows < p.h.out_count) t.rows += t.rows & 1;  // tiles take pairs
   const index_t wanted = ceil_div(kEnoughTasks, blocks * ceil_div(p.h.out_count, t.rows));
-  const index_t most = std::max<index_t>(1, caches().l2 / 4 / (p.h.taps * p.w.taps * kLineBytes));
+  const index_t most = std::max<index_t>(1, caches().l2 / 4 / (taps * kLineBytes));
   t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most);
   t.units = ceil_div(units, ceil_div(units, t.units));
   // The last block holds a whole vector, too.
@@ -237,17 +239,19 @@ void copy_rows(const Problem& p, Rule& r) {
   if (r.tile.rows < p.h.out_count) r.tile.rows += r.tile.rows & 1;
 }
 
-Rule direct_rule(const Spec& spec, int vector_bytes) {
+// With `phases`, a task computes all classes of rows and columns.
+Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false) {
   // Measured: from here on, fetching and streaming stores gain more than they cost.
   constexpr index_t kBeyondCaches = 16 << 20;
   // Far enough ahead for the memory to answer, not so far that it is evicted again.
   constexpr index_t kFetchBytes = 4 << 10;
   Rule r;
   r.columns = Dilation::split;
+  r.whole = phases;
   const Problem p(spec, r.columns);
   const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
   r.units = ceil_div(p.channels, line);
-  r.tile = direct_tile(p, r.units, line);
+  r.tile = direct_tile(p, r.units, line, phases);
   const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
   const bool beyond_caches = (spec.input_elements() + spec.output_elements()) * stored > kBeyondCaches;
   if (beyond_caches && pixel > 0)
@@ -262,23 +266,32 @@ Rule direct_rule(const Spec& spec, int vector_bytes) {
 // Whether loading a vector of the type takes one or two instructions.
 bool loads_fast(DType dtype, int vector_bytes) { return dtype != DType::f16 || vector_bytes >= kAvx2Bytes; }
 
+// Whether a task computes all classes of a strided gradient: where they are few, and read the same rows.
+bool takes_phases(const Spec& spec) {
+  const auto phases = [&](const Axis& a) { return class_count(spec.op, a, Dilation::split); };
+  return spec.op == Op::grad_input && phases(spec.h) <= kMostPhases && phases(spec.w) <= kMostPhases &&
+         phases(spec.h) * phases(spec.w) > 1 && spec.h.stride * spec.w.stride > 1;
+}
+
 Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   constexpr index_t kLeastColumns = 4, kMany = 7;  // so that copies are read often enough
-  Rule r = direct_rule(spec, vector_bytes);
-  r.applies = r.applies && spec.multiplier == 1;
   // Tiles that read parts of cache lines pay for evictions with every part.
   const bool whole_lines = vector_bytes * dtype_bytes(spec.dtype) == kLineBytes * compute_bytes(spec.dtype);
-  const Problem p(spec, r.columns);
+  const Problem p(spec, Dilation::split);
   const index_t pixel = spec.channels * dtype_bytes(spec.dtype) * p.w.src_step;
-  if (r.applies && pixel % (whole_lines ? kWayBytes : kWayBytes / 2) == 0 &&
-      p.w.out_count >= (whole_lines ? kMany : kLeastColumns)) {
+  const bool evicted = pixel % (whole_lines ? kWayBytes : kWayBytes / 2) == 0 &&
+                       p.w.out_count >= (whole_lines ? kMany : kLeastColumns);
+  Rule r = direct_rule(spec, vector_bytes, !evicted && takes_phases(spec));
+  r.applies = r.applies && spec.multiplier == 1;
+  if (r.applies && evicted) {
     copy_rows(p, r);
     r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
     r.applies = r.scratch_bytes <= kMaxScratchBytes;
   }
   r.preferred = loads_fast(spec.dtype, vector_bytes);
-  r.reason = r.tile.copies ? "channels fill the lanes; rows whose pixels evict each other are copied"
-                           : "channels fill the lanes, and the image is read in place";
+  r.reason = r.tile.copies   ? "channels fill the lanes; rows whose pixels evict each other are copied"
+             : r.tile.phases ? "channels fill the lanes, the image is read in place, for all phases at once"
+                             : "channels fill the lanes, and the image is read in place";
   return r;
 }
 

@@ -3,8 +3,9 @@
 // For channels that are adjacent. A task takes a block of channels whose rows under a tile stay in the
 // first-level cache on the way down the image. Where neighbouring pixels evict each other from that cache,
 // rows are copied first, whole runs of channels at a time, to where their distance is odd. Half precision is
-// converted as it is loaded and stored. With a multiplier, the channels are those of the result, and each
-// source channel is repeated in the registers.
+// converted as it is loaded and stored. A task computes all phases of a strided gradient, row by row, so that
+// the gradient is read and results are written once, in the order of memory. With a multiplier, the channels
+// are those of the result, and each source channel is repeated in the registers.
 #pragma once
 
 #include "direct_layout.hpp"
@@ -31,8 +32,10 @@ class Direct {
         first_(task.unit_begin * kLine<T>),
         channels_(depthwise::smaller(task.unit_end * kLine<T>, result_.channels) - first_),
         weight_step_(depthwise::direct_weight_lines(*task.tile) * kLine<T>),
+        rows_(packed_taps(spec_.h, h_)),
+        columns_(packed_taps(spec_.w, w_)),
         weights_(reinterpret_cast<T*>(task.scratch)),
-        repeats_(reinterpret_cast<Repeat<T>*>(weights_ + h_.taps * w_.taps * weight_step_)),
+        repeats_(reinterpret_cast<Repeat<T>*>(weights_ + rows_.count * columns_.count * weight_step_)),
         ring_(reinterpret_cast<S*>(reinterpret_cast<std::byte*>(repeats_) +
                                    depthwise::direct_repeat_bytes(spec_, *task.tile))),
         ring_step_(depthwise::direct_ring_step(spec_, *task.tile)),
@@ -42,16 +45,12 @@ class Direct {
   void run() {
     if (!pack_weights()) return run_generic();
     if constexpr (kRepeats) find_repeats();
-    const Window<S> window = describe();
-    const WindowFunctions<S> compute = window_functions<Load<S>>(window, task_.tile->pixels);
+    Part parts[depthwise::kMostPhases * depthwise::kMostPhases];
+    const int count = find_parts(parts);
     copied_ = h_.stride * task_.row_begin;
-    for (index_t u = task_.row_begin; u < task_.row_end;) {
-      const bool pair = compute.pair && u + 1 < task_.row_end;
-      const index_t count = pair ? 2 : 1;
-      (pair ? compute.pair : compute.one)(window, find_rows(u, count), task_.column_begin, task_.column_end);
-      u += count;
-    }
-    if (window.stream) simd::stream_fence();
+    for (index_t u = task_.row_begin; u < task_.row_end; u += kRows)
+      for (int i = 0; i < count; ++i) run_rows(parts[i], u);
+    if (parts[0].window.stream) simd::stream_fence();
   }
 
  private:
@@ -59,14 +58,37 @@ class Direct {
   static constexpr bool kRepeats = Load<S>::kRepeats;
   static_assert(sizeof(Repeat<T>) <= 3 * simd::kVectorBytes);
 
+  static constexpr index_t kRows = 2;  // that a pass computes of every part
+
+  // Taps of one axis whose weights are packed: start, start + step, ...
+  struct Taps {
+    index_t start, step, count;
+
+    index_t operator()(index_t i) const { return start + step * i; }
+  };
+
+  // A class of rows and one of columns, and the loops that compute their results.
+  struct Part {
+    AxisClass h, w;
+    Window<S> window;
+    WindowFunctions<S> compute;
+  };
+
+  bool phases() const { return !kRepeats && task_.tile->phases; }
+
+  // Those of the class or, where a task computes all classes, which share them out, all.
+  Taps packed_taps(const depthwise::Axis& axis, const AxisClass& c) const {
+    return phases() ? Taps{0, 1, axis.kernel} : Taps{c.tap_start, c.tap_step, c.taps};
+  }
+
   // Weights: [kernel row][tap][channel of the block]. Whether all are finite, so that taps on zeros can be
   // skipped.
   bool pack_weights() const {
     vec<T> probe = {};
     T* to = weights_;
-    for (index_t t = 0; t < h_.taps; ++t)
-      for (index_t k = 0; k < w_.taps; ++k, to += weight_step_) {
-        const index_t row = h_.tap_start + h_.tap_step * t, column = w_.tap_start + w_.tap_step * k;
+    for (index_t t = 0; t < rows_.count; ++t)
+      for (index_t k = 0; k < columns_.count; ++k, to += weight_step_) {
+        const index_t row = rows_(t), column = columns_(k);
         const S* from = static_cast<const S*>(task_.operands.b) +
                         (row * spec_.w.kernel + column) * spec_.channels * spec_.multiplier + first_;
         for (index_t channel = 0; channel < channels_; channel += kLanes<T>) {
@@ -81,9 +103,35 @@ class Direct {
 
   // A tap on zeros can make a NaN: then no tap may be left out.
   void run_generic() const {
-    Task all = task_;
-    all.unit_begin = first_, all.unit_end = first_ + channels_;
-    Generic<S>(all).run();
+    each_part([&](const AxisClass& h, const AxisClass& w) {
+      Task all = task_;
+      all.h = h, all.w = w;
+      all.row_end = depthwise::smaller(all.row_end, h.out_count);
+      all.column_end = depthwise::smaller(all.column_end, w.out_count);
+      all.unit_begin = first_, all.unit_end = first_ + channels_;
+      Generic<S>(all).run();
+    });
+  }
+
+  // Every pair of classes of rows and columns that the task computes.
+  template <class Body>
+  void each_part(const Body& body) const {
+    if (!phases()) return body(h_, w_);
+    const index_t rows = class_count(spec_.op, spec_.h, depthwise::Dilation::split),
+                  columns = class_count(spec_.op, spec_.w, depthwise::Dilation::split);
+    for (index_t r = 0; r < rows; ++r)
+      for (index_t c = 0; c < columns; ++c)
+        body(axis_class(spec_.op, spec_.h, depthwise::Dilation::split, r),
+             axis_class(spec_.op, spec_.w, depthwise::Dilation::split, c));
+  }
+
+  int find_parts(Part* parts) const {
+    int count = 0;
+    each_part([&](const AxisClass& h, const AxisClass& w) {
+      const Window<S> window = describe(h, w);
+      parts[count++] = {h, w, window, window_functions<Load<S>>(window, task_.tile->pixels)};
+    });
+    return count;
   }
 
   // A whole vector of source channels is read where there is one; else what there is.
@@ -104,21 +152,22 @@ class Direct {
     }
   }
 
-  Window<S> describe() const {
-    const Range inside = range_inside(w_, 0, w_.span(w_.out_count));
-    return {.taps = w_.taps,
-            .stride = w_.stride,
-            .spacing = w_.spacing,
+  Window<S> describe(const AxisClass& h, const AxisClass& w) const {
+    const Range inside = range_inside(w, 0, w.span(w.out_count));
+    const index_t weight_row = columns_.count * weight_step_;
+    return {.taps = w.taps,
+            .stride = w.stride,
+            .spacing = w.spacing,
             .inside_begin = inside.begin,
             .inside_end = inside.end,
-            .pixel_step = copies() ? ring_step_ : w_.src_step * source_.column_step,
-            .row_taps = h_.taps,
-            .row_stride = h_.stride,
-            .weights = weights_,
-            .weight_row = w_.taps * weight_step_,
-            .weight_step = weight_step_,
-            .out_step = w_.out_step * result_.column_step,
-            .out_row = h_.out_step * result_.row_step,
+            .pixel_step = copies() ? ring_step_ : w.src_step * source_.column_step,
+            .row_taps = h.taps,
+            .row_stride = h.stride,
+            .weights = phases() ? weights_ + h.tap_start * weight_row + w.tap_start * weight_step_ : weights_,
+            .weight_row = phases() ? h.tap_step * weight_row : weight_row,
+            .weight_step = phases() ? w.tap_step * weight_step_ : weight_step_,
+            .out_step = w.out_step * result_.column_step,
+            .out_row = h.out_step * result_.row_step,
             .channels = channels_,
             .fetch_ahead = task_.tile->fetch_ahead,
             .stream = streams(),
@@ -140,18 +189,34 @@ class Direct {
 
   bool copies() const { return !kRepeats && task_.tile->copies; }
 
-  // Source rows under `count` output rows from u.
-  WindowRows<S> find_rows(index_t u, index_t count) {
-    const index_t first = h_.stride * u, positions = (count - 1) * h_.stride + h_.taps;
-    const auto [begin, end] = range_inside(h_, first, w_.taps > 0 && h_.taps > 0 ? positions : 0);
-    if (copies()) copy_rows(first + positions);
-    for (index_t t = begin; t < end; ++t) table_[t] = copies() ? ring_row(first + t) : source_row(first + t);
-    return {table_, begin, end, result_row(u)};
+  // Up to kRows rows of a part from u on.
+  void run_rows(const Part& part, index_t u) {
+    const index_t rows = depthwise::smaller(u + kRows, depthwise::smaller(task_.row_end, part.h.out_count)),
+                  columns = depthwise::smaller(task_.column_end, part.w.out_count);
+    if (task_.column_begin >= columns) return;
+    while (u < rows) {
+      const bool pair = part.compute.pair && u + 1 < rows;
+      const index_t count = pair ? 2 : 1;
+      (pair ? part.compute.pair : part.compute.one)(part.window, find_rows(part, u, count),
+                                                    task_.column_begin, columns);
+      u += count;
+    }
   }
 
-  const S* source_row(index_t position) const {
+  // Source rows under `count` output rows from u.
+  WindowRows<S> find_rows(const Part& part, index_t u, index_t count) {
+    const AxisClass& h = part.h;
+    const index_t first = h.stride * u, positions = (count - 1) * h.stride + h.taps;
+    const auto [begin, end] = range_inside(h, first, part.w.taps > 0 && h.taps > 0 ? positions : 0);
+    if (copies()) copy_rows(first + positions);
+    for (index_t t = begin; t < end; ++t)
+      table_[t] = copies() ? ring_row(first + t) : source_row(h, part.w, first + t);
+    return {table_, begin, end, result_row(h, part.w, u)};
+  }
+
+  const S* source_row(const AxisClass& h, const AxisClass& w, index_t position) const {
     return static_cast<const S*>(task_.operands.a) + task_.batch * source_.batch_step +
-           h_.source(position) * source_.row_step + w_.src_start * source_.column_step +
+           h.source(position) * source_.row_step + w.src_start * source_.column_step +
            (kRepeats ? 0 : first_);
   }
 
@@ -166,7 +231,7 @@ class Direct {
     const index_t begin = end - depthwise::direct_slots(h_);
     copied_ = copied_ < begin ? begin : copied_;
     for (; copied_ < end; ++copied_)
-      if (h_.inside(h_.source(copied_))) copy_row(source_row(copied_), ring_row(copied_));
+      if (h_.inside(h_.source(copied_))) copy_row(source_row(h_, w_, copied_), ring_row(copied_));
   }
 
   void copy_row(const S* from, S* to) const {
@@ -179,9 +244,9 @@ class Direct {
       __builtin_memcpy(to + p * ring_step_, from + p * step, channels_ * sizeof(S));
   }
 
-  S* result_row(index_t u) const {
+  S* result_row(const AxisClass& h, const AxisClass& w, index_t u) const {
     return static_cast<S*>(task_.operands.out) + task_.batch * result_.batch_step +
-           (h_.out_start + h_.out_step * u) * result_.row_step + w_.out_start * result_.column_step + first_;
+           (h.out_start + h.out_step * u) * result_.row_step + w.out_start * result_.column_step + first_;
   }
 
   const Task& task_;
@@ -190,6 +255,7 @@ class Direct {
   const AxisClass& w_;
   const Image source_, result_;
   const index_t first_, channels_, weight_step_;
+  const Taps rows_, columns_;  // whose weights are packed
   T* const weights_;
   Repeat<T>* const repeats_;
   S* const ring_;

@@ -33,10 +33,14 @@ __attribute__((always_inline)) inline index_t direct_ring_bytes(const Spec& spec
              : 0;
 }
 
+// Phases of an axis up to which a task computes all of them.
+inline constexpr index_t kMostPhases = 4;
+
 __attribute__((always_inline)) inline index_t direct_scratch_bytes(const Spec& spec, const Tile& tile,
                                                                    const AxisClass& h, const AxisClass& w) {
   const index_t pointers = 2 * (h.taps + h.stride);
-  return h.taps * w.taps * direct_weight_lines(tile) * kLineBytes + direct_repeat_bytes(spec, tile) +
+  const index_t taps = tile.phases ? spec.h.kernel * spec.w.kernel : h.taps * w.taps;
+  return taps * direct_weight_lines(tile) * kLineBytes + direct_repeat_bytes(spec, tile) +
          direct_ring_bytes(spec, tile, h, w) + pointers * index_t{sizeof(void*)};
 }
 

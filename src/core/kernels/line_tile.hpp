@@ -298,6 +298,8 @@ inline constexpr bool kRowPair = simd::kRegisters >= 32;
 template <class S, class Load, int Pixels>
 WindowFunction<S> window_function_of(const Window<S>& b) {
   const bool dense = b.spacing == 1 && b.stride == 1, halved = b.spacing == 1 && b.stride == 2;
+  if (dense && b.taps == 1) return window_rows<S, Load, 1, 1, 1, Pixels>;
+  if (dense && b.taps == 2) return window_rows<S, Load, 2, 1, 1, Pixels>;
   if (dense && b.taps == 3) return window_rows<S, Load, 3, 1, 1, Pixels>;
   if (dense && b.taps == 5) return window_rows<S, Load, 5, 1, 1, Pixels>;
   if (dense && b.taps == 7) return window_rows<S, Load, 7, 1, 1, Pixels>;
