@@ -10,6 +10,7 @@
 
 #include "direct_layout.hpp"
 #include "generic.hpp"
+#include "phase_tile.hpp"
 #include "range.hpp"
 
 namespace {
@@ -67,9 +68,11 @@ class Direct {
     index_t operator()(index_t i) const { return start + step * i; }
   };
 
-  // A class of rows and one of columns, and the loops that compute their results.
+  // A class of rows and one of columns, or all columns, and the loops that compute their results. For a
+  // column of the task there are column_step.
   struct Part {
     AxisClass h, w;
+    index_t column_step;
     Window<S> window;
     WindowFunctions<S> compute;
   };
@@ -128,10 +131,36 @@ class Direct {
   int find_parts(Part* parts) const {
     int count = 0;
     each_part([&](const AxisClass& h, const AxisClass& w) {
+      Part& part = parts[count];
+      if (phases() && find_rows_of_phases(h, part)) {
+        count += w.out_start == 0;  // which stands for the others, too
+        return;
+      }
       const Window<S> window = describe(h, w);
-      parts[count++] = {h, w, window, window_functions<Load<S>>(window, task_.tile->pixels)};
+      part = {h, w, 1, window, window_functions<Load<S>>(window, task_.tile->pixels)};
+      ++count;
     });
     return count;
+  }
+
+  // The part that computes all column phases together, if there are loops for them.
+  bool find_rows_of_phases(const AxisClass& h, Part& part) const {
+    const depthwise::Axis& axis = spec_.w;
+    const AxisClass all{.out_start = 0,
+                        .out_step = 1,
+                        .out_count = axis.in,
+                        .src_start = 0,
+                        .src_step = 1,
+                        .src_size = axis.out,
+                        .stride = axis.stride,
+                        .spacing = axis.dilation,
+                        .taps = axis.kernel,
+                        .tap_start = 0,
+                        .tap_step = 1};
+    Window<S> window = describe(h, all);
+    window.pad = axis.pad;
+    part = {h, all, axis.stride, window, {phase_function(window, task_.tile->pixels), nullptr}};
+    return part.compute.one != nullptr;
   }
 
   // A whole vector of source channels is read where there is one; else what there is.
@@ -192,13 +221,13 @@ class Direct {
   // Up to kRows rows of a part from u on.
   void run_rows(const Part& part, index_t u) {
     const index_t rows = depthwise::smaller(u + kRows, depthwise::smaller(task_.row_end, part.h.out_count)),
-                  columns = depthwise::smaller(task_.column_end, part.w.out_count);
-    if (task_.column_begin >= columns) return;
+                  begin = part.column_step * task_.column_begin,
+                  end = depthwise::smaller(part.column_step * task_.column_end, part.w.out_count);
+    if (begin >= end) return;
     while (u < rows) {
       const bool pair = part.compute.pair && u + 1 < rows;
       const index_t count = pair ? 2 : 1;
-      (pair ? part.compute.pair : part.compute.one)(part.window, find_rows(part, u, count),
-                                                    task_.column_begin, columns);
+      (pair ? part.compute.pair : part.compute.one)(part.window, find_rows(part, u, count), begin, end);
       u += count;
     }
   }

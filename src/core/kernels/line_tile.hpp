@@ -54,6 +54,7 @@ struct Window {
   index_t channels;           // at least one vector of them
   index_t fetch_ahead;        // how many tiles ahead of theirs rows are fetched; 0 for not at all
   bool stream;                // write whole tiles past the caches
+  index_t pad = 0;            // of phases that are computed together: see phase_tile.hpp
   const Repeat<compute_t<S>>* repeats = nullptr;  // of every vector, where source channels are repeated
   // What becomes of sums; where they are only stored, `finishes` is false.
   bool finishes = false;
