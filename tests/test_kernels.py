@@ -168,6 +168,32 @@ def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7, (3, 5), (7, 3)])
+def test_phases_of_strided_gradients_give_the_bits_of_the_generic_row(rng, isa, dtype, kernel):
+    """Every pad, rows shorter and longer than tiles, parts of vectors, and a weight that is not finite."""
+    filter_size = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    sizes, strides = [(3, 4), (5, 15), (6, 16), (9, 33)], [(2, 2), (1, 2), (2, 1), (3, 2), (2, 4), (4, 3)]
+    for (h, w), pad, stride in itertools.product(sizes, range(max(filter_size)), strides):
+        channels = int(rng.integers(16, 45))
+        x_shape, filter_shape = (2, h, w, channels), (*filter_size, channels, 1)
+        try:
+            spec = _spec.general_spec(x_shape, filter_shape, dtype, stride=stride, padding=pad)
+        except ValueError:  # no result
+            continue
+        a, b = operands(rng, spec, "grad_input")
+        if rng.integers(4) == 0:
+            b[0, -1, 0, 0] = np.inf
+        try:
+            chosen = plan(spec, "grad_input", "nhwc_direct", isa)
+        except ValueError:
+            continue
+        expected = plan(spec, "grad_input", GENERIC, isa).run(a, b, None, None, 1)
+        for threads in (1, 2):
+            assert same_bits(chosen.run(a, b, None, None, threads), expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("op", sorted({op for op, _ in rows()}))
 def test_generic_row_is_right_on_every_isa(rng, op, isa, dtype):
     for layout in _spec.LAYOUTS:

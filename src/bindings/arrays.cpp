@@ -52,6 +52,26 @@ Extent extent(PyArrayObject* array) {
   return {low, high + PyArray_ITEMSIZE(array)};
 }
 
+// A new array; a large one begins at a cache line, since vectors that straddle lines are slow to store, and
+// only aligned ones can be written past the caches. NumPy's own arrays begin anywhere.
+PyObject* new_array(int type_number, npy_intp* dims) {
+  constexpr npy_intp kLarge = 16 << 10;
+  PyArray_Descr* const type = PyArray_DescrFromType(type_number);
+  npy_intp bytes = PyDataType_ELSIZE(type);
+  for (int i = 0; i < 4; ++i) bytes *= dims[i];
+  if (bytes < kLarge) return PyArray_NewFromDescr(&PyArray_Type, type, 4, dims, nullptr, nullptr, 0, nullptr);
+  npy_intp padded = bytes + kLineBytes - 1;
+  PyObject* const memory = PyArray_SimpleNew(1, &padded, NPY_UINT8);
+  if (!memory) return Py_DECREF(type), nullptr;
+  char* const data = PyArray_BYTES(as_array(memory));
+  char* const aligned = data + -reinterpret_cast<std::uintptr_t>(data) % kLineBytes;
+  PyObject* const array =
+      PyArray_NewFromDescr(&PyArray_Type, type, 4, dims, nullptr, aligned, NPY_ARRAY_CARRAY, nullptr);
+  if (!array) return Py_DECREF(memory), nullptr;
+  if (PyArray_SetBaseObject(as_array(array), memory) < 0) return Py_DECREF(array), nullptr;  // takes `memory`
+  return array;
+}
+
 }  // namespace
 
 void import_numpy() {
@@ -83,9 +103,7 @@ bool Input::overlaps(PyObject* other) const {
 PyObject* output(PyObject* out, Element element, const Shape& shape) {
   if (out == Py_None) {
     npy_intp dims[4] = {shape[0], shape[1], shape[2], shape[3]};
-    PyObject* const fresh =
-        PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(g_type_numbers[static_cast<int>(element)]),
-                             4, dims, nullptr, nullptr, 0, nullptr);
+    PyObject* const fresh = new_array(g_type_numbers[static_cast<int>(element)], dims);
     if (!fresh) throw nb::python_error();
     return fresh;
   }

@@ -134,6 +134,19 @@ DEPTHWISE_INLINE vec<T> permute(vec<T> x, index_vec<T> indices) {
 #endif
 }
 
+// lanes[i] = the element indices[i] of x followed by y, indices below twice the number of lanes.
+template <class T>
+DEPTHWISE_INLINE vec<T> permute(vec<T> x, vec<T> y, index_vec<T> indices) {
+#if defined(__clang__)
+  vec<T> r;
+  for (int i = 0; i < kLanes<T>; ++i)
+    r[i] = indices[i] < kLanes<T> ? x[indices[i]] : y[indices[i] - kLanes<T>];
+  return r;
+#else
+  return __builtin_shuffle(x, y, indices);
+#endif
+}
+
 // Of products with 0: whether all factors were finite.
 template <class T>
 DEPTHWISE_INLINE bool all_zero(vec<T> x) {

@@ -145,21 +145,10 @@ class Direct {
 
   // The part that computes all column phases together, if there are loops for them.
   bool find_rows_of_phases(const AxisClass& h, Part& part) const {
-    const depthwise::Axis& axis = spec_.w;
-    const AxisClass all{.out_start = 0,
-                        .out_step = 1,
-                        .out_count = axis.in,
-                        .src_start = 0,
-                        .src_step = 1,
-                        .src_size = axis.out,
-                        .stride = axis.stride,
-                        .spacing = axis.dilation,
-                        .taps = axis.kernel,
-                        .tap_start = 0,
-                        .tap_step = 1};
+    const AxisClass all = all_phases(spec_.w);
     Window<S> window = describe(h, all);
-    window.pad = axis.pad;
-    part = {h, all, axis.stride, window, {phase_function(window, task_.tile->pixels), nullptr}};
+    window.pad = spec_.w.pad;
+    part = {h, all, spec_.w.stride, window, {phase_function(window, task_.tile->pixels), nullptr}};
     return part.compute.one != nullptr;
   }
 

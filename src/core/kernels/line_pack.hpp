@@ -78,12 +78,47 @@ void pack_repeated(const PixelRow<S>& row, index_t lane, int valid, index_t mult
   }
 }
 
-// Lane l of the line is channel (lane + l)*multiplier + q: output q of each source channel.
+// Vectors that every `multiplier`-th element is taken from, and where from: what the first two hold, then in
+// each turn what one more holds.
+template <class T>
+struct Spread {
+  static constexpr int kMost = 8;
+  int vectors;
+  simd::index_vec<T> indices[kMost - 1];
+
+  Spread(int multiplier, int q) : vectors(multiplier) {
+    constexpr int V = kLanes<T>;
+    for (int j = 1; j < vectors; ++j)
+      for (int l = 0; l < V; ++l) {
+        const int at = l * multiplier + q;
+        indices[j - 1][l] = at / V == j ? V + at % V : j == 1 ? at % V : l;
+      }
+  }
+
+  template <class S>
+  DEPTHWISE_INLINE vec<T> operator()(const S* from) const {
+    constexpr int V = kLanes<T>;
+    vec<T> x = simd::load(from);
+    for (int j = 1; j < vectors; ++j) x = simd::permute<T>(x, simd::load(from + j * V), indices[j - 1]);
+    return x;
+  }
+};
+
+// Lane l of the line is channel (lane + l)*multiplier + q: output q of each source channel. Whole lines of
+// few outputs a channel are read as vectors.
 template <class S>
 void pack_spread(const PixelRow<S>& row, index_t lane, int valid, index_t multiplier, index_t q,
                  compute_t<S>* to) {
-  constexpr int line = kLine<compute_t<S>>;
-  const S* from = row.first + lane * multiplier + q;
+  using T = compute_t<S>;
+  constexpr int line = kLine<T>, V = kLanes<T>;
+  const S* from = row.first + lane * multiplier;
+  if (valid == line && multiplier > 1 && multiplier <= Spread<T>::kMost && simd::kVectorBytes >= 32) {
+    const Spread<T> spread(static_cast<int>(multiplier), static_cast<int>(q));
+    for (index_t p = 0, n = row.count; p < n; ++p, from += row.step, to += line)
+      for (int v = 0; v < line; v += V) simd::store(to + v, spread(from + v * multiplier));
+    return;
+  }
+  from += q;
   for (index_t p = 0, n = row.count; p < n; ++p, from += row.step, to += line)
     for (int l = 0; l < line; ++l) to[l] = l < valid ? simd::load_one(from + l * multiplier) : 0;
 }

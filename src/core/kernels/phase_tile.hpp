@@ -10,6 +10,22 @@
 
 namespace {
 
+// All columns of the result, as phases that are computed together take them; column i of it reads no source
+// but those of its taps.
+DEPTHWISE_INLINE depthwise::AxisClass all_phases(const depthwise::Axis& a) {
+  return {.out_start = 0,
+          .out_step = 1,
+          .out_count = a.in,
+          .src_start = 0,
+          .src_step = 1,
+          .src_size = a.out,
+          .stride = a.stride,
+          .spacing = a.dilation,
+          .taps = a.kernel,
+          .tap_start = 0,
+          .tap_step = 1};
+}
+
 // A tile's first result takes tap Shift of source 0. Sources are counted from the first that a tap reaches.
 template <int Taps, int Stride, int Pixels, int Shift>
 struct PhaseShape {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "generic.hpp"
+#include "phase_tile.hpp"
 #include "plane_lines.hpp"
 #include "range.hpp"
 #include "transposed_layout.hpp"
@@ -138,8 +139,16 @@ class Transposed {
 
   void run_classes() {
     load_rows(0, source_.height);
+    const AxisClass all = all_phases(spec_.w);
     each_class([&](const AxisClass& h, const AxisClass& w) {
-      compute(h, w, 0, h.out_count, sums_ + (h.out_start * result_.width + w.out_start) * kL);
+      T* const to = sums_ + (h.out_start * result_.width + w.out_start) * kL;
+      Window<T> window = describe(h, all);
+      window.pad = spec_.w.pad;
+      const WindowFunction<T> phases = phase_function(window, task_.tile->pixels);
+      if (!phases)
+        compute(h, w, 0, h.out_count, to);
+      else if (w.out_start == 0)  // which stands for the others, too
+        compute(h, all, window, {phases, nullptr}, 0, h.out_count, to);
     });
     store_rows(0, result_.height);
   }
@@ -194,7 +203,11 @@ class Transposed {
   // Rows [begin, end) of a class; `to` is row `begin`.
   void compute(const AxisClass& h, const AxisClass& w, index_t begin, index_t end, T* to) const {
     const Window<T> window = describe(h, w);
-    const WindowFunctions<T> tiles = window_functions<Adjacent<T>>(window, task_.tile->pixels);
+    compute(h, w, window, window_functions<Adjacent<T>>(window, task_.tile->pixels), begin, end, to);
+  }
+
+  void compute(const AxisClass& h, const AxisClass& w, const Window<T>& window,
+               const WindowFunctions<T>& tiles, index_t begin, index_t end, T* to) const {
     for (index_t u = begin; u < end;) {
       const bool pair = tiles.pair && h.spacing == 1 && u + 1 < end;
       (pair ? tiles.pair : tiles.one)(window, find_rows(h, w, u, pair ? 2 : 1, to), 0, w.out_count);
