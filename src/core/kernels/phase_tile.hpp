@@ -10,8 +10,7 @@
 
 namespace {
 
-// All columns of the result, as phases that are computed together take them; column i of it reads no source
-// but those of its taps.
+// All columns of the result as one class: of the sources under them, each column takes those of its phase.
 DEPTHWISE_INLINE depthwise::AxisClass all_phases(const depthwise::Axis& a) {
   return {.out_start = 0,
           .out_step = 1,
