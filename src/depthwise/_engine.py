@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import ml_dtypes
@@ -23,19 +24,22 @@ class Operation:
 
     Immutable, so that threads may share it. The two operands are (x, filter) for "forward", (grad, filter)
     for "grad_input" and (x, grad) for "grad_filter", of the spec's shapes and dtypes. `dtype` is the
-    result's.
+    result's. `at_addresses` is `run` on contiguous memory that the caller answers for, where there is some
+    and it needs no other view.
     """
 
     __slots__ = (
         "_compute",
         "_four_d",
         "_is_folded",
+        "at_addresses",
         "dtype",
         "filter_dtype",
         "native",
         "op",
         "prepared_bytes",
         "result_shape",
+        "result_strides",
         "spec",
     )
 
@@ -45,11 +49,15 @@ class Operation:
         self.dtype = _RESULT_DTYPES[spec.result_dtype or spec.dtype]
         self.filter_dtype = NUMPY_DTYPES[spec.dtype]
         self.result_shape = spec.result_shape(op)
+        self.result_strides = _contiguous_strides(self.result_shape)
         self._is_folded = op == "grad_filter" and spec.shared_filter
         self._four_d = spec.channels_as_batch() if self._is_folded else spec.four_dimensional()
         self.native = _native.Plan(*self._four_d.native_arguments(op, has_bias), None, None)
         self.prepared_bytes = self.native.prepared_bytes
-        self._compute = self.native.run if self._four_d == spec else self._run_on_views
+        is_four_d = self._four_d == spec
+        self._compute = self.native.run if is_four_d else self._run_on_views
+        sizes = *spec.input_shape, *spec.filter_shape, *spec.output_shape
+        self.at_addresses = self.native.run_at if is_four_d and 0 not in sizes else None
 
     @property
     def depends_on_filter(self) -> bool:
@@ -165,6 +173,11 @@ class Operation:
         if not self.spec.shared_filter:
             return filter
         return np.broadcast_to(filter[:, :, np.newaxis, np.newaxis], self._four_d.filter_shape)
+
+
+def _contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of an array in C order, in elements."""
+    return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _may_share_elements(a: Array, b: Array) -> bool:

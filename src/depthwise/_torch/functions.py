@@ -27,6 +27,10 @@ from .kernels import threads
 # Stride, padding, dilation, border, algorithm, number of threads: what all operators take at their end.
 Geometry = tuple[Any, ...]
 
+# Results of at most this many elements are allocated by PyTorch. Beyond, what a call costs does not count, and
+# NumPy says better what could not be allocated.
+_SMALL = 1 << 18
+
 
 def depthwise_conv2d(
     input: Tensor,
@@ -252,12 +256,33 @@ def _run_directly(
     num_threads: Any = None,
 ) -> Tensor:
     limit = threads(0) if num_threads is None else thread_limit("num_threads", num_threads)
+    if bias is None and out is None:
+        result = _run_at_addresses(operation, a, b, limit)
+        if result is not None:
+            return result
     bias_array = None if bias is None else to_numpy(bias)
     if out is None:
         return to_tensor(operation.run_checked(to_numpy(a), to_numpy(b), bias_array, None, limit))
     operation.run_checked(to_numpy(a), to_numpy(b), bias_array, to_numpy(out), limit)
     torch.autograd.graph.increment_version(out)
     return out
+
+
+def _run_at_addresses(operation: Operation, a: Tensor, b: Tensor, limit: int) -> Tensor | None:
+    """The result without a NumPy array for any of the tensors, which cost as much as a small convolution.
+
+    None where the tensors, of which an ordinary call has made sure that they are of the CPU's memory, do not
+    lie as the engine reads them unchecked; `a` is contiguous.
+    """
+    run, address, other = operation.at_addresses, a.data_ptr(), b.data_ptr()
+    shape, strides = operation.result_shape, operation.result_strides
+    if run is None or shape[0] * strides[0] > _SMALL or not b.is_contiguous():
+        return None
+    if (address | other) & (a.element_size() - 1) or a.is_neg() or b.is_neg():
+        return None
+    result = a.new_empty_strided(shape, strides)
+    run(address, other, 0, result.data_ptr(), limit)
+    return result
 
 
 def _tensorflow_operation(

@@ -60,7 +60,7 @@ class Prepared:
         address, bias_address = x.data_ptr(), 0 if bias is None else bias.data_ptr()
         if (address | bias_address) & self._misaligned:
             return None
-        y = torch.empty_strided(problem.shape, problem.strides, dtype=x.dtype)
+        y = x.new_empty_strided(problem.shape, problem.strides)  # wherever PyTorch's default device is
         limit = kernels.threads(0)
         problem.run(address, self._address, bias_address, y.data_ptr(), limit, problem.transformed)
         return y
