@@ -300,6 +300,33 @@ def test_results_share_memory_with_nothing_else():
     assert torch.equal(x, before)
 
 
+def test_small_calls_read_tensors_that_lie_otherwise():
+    """A view of a filter, and elements at odd addresses, which the engine does not read unchecked."""
+    x, w = randn(1, 5, 4, 3, dtype=torch.float32), randn(3, 3, 3, 2, dtype=torch.float32)
+    expected = depthwise.conv2d(x.numpy(), w.numpy())
+    shifted = torch.frombuffer(bytearray(b"\0" + x.numpy().tobytes()), dtype=torch.float32, offset=1)
+    for image, filter in (
+        (x, w.transpose(0, 1).contiguous().transpose(0, 1)),
+        (shifted.reshape(x.shape), w),
+        (x, torch.nn.Parameter(w, requires_grad=False)),
+    ):
+        assert_same_bits(depthwise.conv2d(image, filter), expected)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_default_device_does_not_count(inference):
+    x, w, layer = randn(1, 5, 4, 3), randn(3, 3, 3, 1), torch.nn.Conv2d(3, 3, 3, groups=3).double()
+    dt.accelerate(layer)
+    image = x.permute(0, 3, 1, 2)
+    with torch.inference_mode(inference), torch.no_grad():
+        expected = depthwise.conv2d(x, w), layer(image)
+        with torch.device("meta"):
+            results = depthwise.conv2d(x, w), layer(image)
+    for result, right in zip(results, expected, strict=True):
+        assert result.is_cpu and result.is_inference() is inference
+        assert torch.equal(result, right)
+
+
 # ---- derivatives -------------------------------------------------------------------------------------------
 
 
