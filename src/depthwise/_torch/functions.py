@@ -27,8 +27,8 @@ from .kernels import threads
 # Stride, padding, dilation, border, algorithm, number of threads: what all operators take at their end.
 Geometry = tuple[Any, ...]
 
-# Results of at most this many elements are allocated by PyTorch. Beyond, what a call costs does not count, and
-# NumPy says better what could not be allocated.
+# Results of at most this many elements are allocated by PyTorch. Beyond, what a call costs does not count,
+# and NumPy asks for huge pages and says better what could not be allocated.
 _SMALL = 1 << 18
 
 
