@@ -128,8 +128,8 @@ class Flat {
     constexpr index_t kLongRow = 48;
     const bool seven = h_.taps == 7 && h_.stride == 2 && w_.stride == 2 && w_.spacing == 1;
     shared_ = h_.taps == w_.taps && (shared_ || (seven && layout_.subrows == 1));
-    in_place_ = kMaskedLanes && sizeof(S) == sizeof(T) && shared_ && h_.stride == 1 && w_.src_step == 1 &&
-                (columns_ > kLongRow || (columns_ <= kV && w_.taps == 3));
+    in_place_ = kMaskedLanes && sizeof(S) == sizeof(T) && shared_ && w_.src_step == 1 &&
+                (w_.stride == 2 || columns_ > kLongRow || (columns_ <= kV && w_.taps == 3));
     tiles_ = shared_ ? plane_function<T>(h_.stride, h_.taps, columns_) : plane_rows<T>;
     tile_rows_ = !shared_ ? 1 : elements_ <= kV ? 7 : kPlaneRows;
     output_weights_ = w_.taps * h_.taps * layout_.subrows;
@@ -251,8 +251,9 @@ class Flat {
     block_.pitch = h_.src_step * row_step;
     block_.masked = true;
     block_.low = source_row_.begin, block_.high = source_row_.end;
-    block_.first = rows_inside_.begin - u, block_.last = rows_inside_.end - u;
-    origin_ = unit_source_ - source_row_.begin + h_.source(u) * row_step;
+    const index_t position = h_.stride * u;
+    block_.first = rows_inside_.begin - position, block_.last = rows_inside_.end - position;
+    origin_ = unit_source_ - source_row_.begin + h_.source(position) * row_step;
     for (index_t o = 0; o < layout_.outputs; ++o) compute_rows(u, task_.row_end - u, o);
   }
 

@@ -81,70 +81,155 @@ DEPTHWISE_INLINE void keep_wide(V& x) {
 #endif
 }
 
-// Which lanes of tap k's inputs lie inside the image.
-template <class T, int L, int K>
-struct PlaneInputs {
-#if defined(__AVX512F__)
-  __mmask16 inside[K];
+// A source row whose taps are read one by one: those of a stride of 2 alternate between the two phases of a
+// packed row.
+template <int S, class T, class Load>
+struct PlaneRow {
+  const T *even, *odd;
+  index_t tap_step, vector_step;
+  const Load& load;
 
-  DEPTHWISE_INLINE PlaneInputs(const FlatBlock<T>& b, index_t at) {
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) {
-      const index_t position = at + k * b.tap_step;
-      inside[k] = lanes_between<L>(b.low - position, b.high - position);
-      __asm__("" : "+Yk"(inside[k]));
-    }
-  }
-  DEPTHWISE_INLINE wide<T, L> load(const T* from, int k) const { return load_lanes<T, L>(from, inside[k]); }
-#endif
-};
+  DEPTHWISE_INLINE PlaneRow(const FlatBlock<T>& b, const T* from, index_t step, const Load& loads)
+      : even(from), odd(from + b.phase), tap_step(b.tap_step), vector_step(step), load(loads) {}
 
-// Source row R of the tile against the kernel row of each output row that it touches.
-template <int R, int K, int S, int L, class T, int Rows, int Vectors, class Load>
-DEPTHWISE_INLINE void plane_source_row(const FlatBlock<T>& b, const T* even, index_t vector_step,
-                                       const Load& load, wide<T, L> (&acc)[Rows][Vectors]) {
-  constexpr int first = R < K ? 0 : (R - K) / S + 1, last = R / S < Rows - 1 ? R / S : Rows - 1;
-  const T* odd = even + b.phase;
-#pragma GCC unroll 8
-  for (int k = 0; k < K; ++k) {
+  template <int k, class V, int Vectors>
+  DEPTHWISE_INLINE void take(V (&x)[Vectors]) {
     const T*& from = S == 2 && k % 2 ? odd : even;
     opaque(from);
-    wide<T, L> x[Vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) {
-      wide<T, L> input = load(from + v * vector_step, k);
-      keep_wide(input);  // the compiler would read it from memory for each of its uses
-      x[v] = input;
+    for (int v = 0; v < Vectors; ++v) x[v] = load(from + v * vector_step, k);
+    from += tap_step;
+  }
+};
+
+#if defined(__AVX512F__)
+// Which of the L positions from this one on lie inside the image.
+template <int L, class T>
+DEPTHWISE_INLINE __mmask16 lanes_inside(const FlatBlock<T>& b, index_t position) {
+  __mmask16 lanes = lanes_between<L>(b.low - position, b.high - position);
+  __asm__("" : "+Yk"(lanes));
+  return lanes;
+}
+
+// Masks are made without loops: the compiler keeps arrays that loops fill in memory.
+template <class T, int L, int K>
+struct PlaneInputs {
+  __mmask16 inside[K];  // of the inputs of each tap
+
+  DEPTHWISE_INLINE PlaneInputs(const FlatBlock<T>& b, index_t at)
+      : PlaneInputs(b, at, std::make_integer_sequence<int, K>{}) {}
+  template <int... k>
+  DEPTHWISE_INLINE PlaneInputs(const FlatBlock<T>& b, index_t at, std::integer_sequence<int, k...>)
+      : inside{lanes_inside<L>(b, at + k * b.tap_step)...} {}
+
+  DEPTHWISE_INLINE wide<T, L> load(const T* from, int k) const { return load_lanes<T, L>(from, inside[k]); }
+};
+
+// Lane i of the result is lane `lanes[i]` of a, or lane `lanes[i] - L` of b.
+DEPTHWISE_INLINE __m512 pick_lanes(__m512 a, __m512 b, wide<std::int32_t, 16> lanes) {
+  return _mm512_permutex2var_ps(a, (__m512i)lanes, b);
+}
+DEPTHWISE_INLINE __m512d pick_lanes(__m512d a, __m512d b, wide<std::int64_t, 8> lanes) {
+  return _mm512_permutex2var_pd(a, (__m512i)lanes, b);
+}
+DEPTHWISE_INLINE __m256 pick_lanes(__m256 a, __m256 b, wide<std::int32_t, 8> lanes) {
+  return _mm256_permutex2var_ps(a, (__m256i)lanes, b);
+}
+DEPTHWISE_INLINE __m256d pick_lanes(__m256d a, __m256d b, wide<std::int64_t, 4> lanes) {
+  return _mm256_permutex2var_pd(a, (__m256i)lanes, b);
+}
+
+// Rows of the image under outputs of stride 2 are taken apart into even and odd columns in registers. Taps 0
+// and 1 take every second lane of two vectors; the others shift those, and take in what the third vector has.
+template <class T, int L, int K, int Vectors>
+struct PairedInputs {
+  using V = wide<T, L>;
+  using Lane = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  static constexpr int kLoads = 2 * Vectors + 1;
+  wide<Lane, L> picked[K];
+  __mmask16 inside[kLoads];  // the image
+
+  DEPTHWISE_INLINE PairedInputs(const FlatBlock<T>& b, index_t position)
+      : PairedInputs(b, position, std::make_integer_sequence<int, K>{},
+                     std::make_integer_sequence<int, kLoads>{}) {}
+
+  template <int... k, int... i>
+  DEPTHWISE_INLINE PairedInputs(const FlatBlock<T>& b, index_t position, std::integer_sequence<int, k...>,
+                                std::integer_sequence<int, i...>)
+      : picked{pick<k>(std::make_integer_sequence<int, L>{})...},
+        inside{lanes_inside<L>(b, position + i * L)...} {}
+
+  template <int k, int... i>
+  static DEPTHWISE_INLINE wide<Lane, L> pick(std::integer_sequence<int, i...>) {
+    wide<Lane, L> lanes = {(k < 2 ? 2 * i + k : i + k / 2 < L ? i + k / 2 : 2 * (i + k / 2) - L + k % 2)...};
+    keep_wide(lanes);
+    return lanes;
+  }
+
+  struct Row {
+    const PairedInputs& inputs;
+    V row[kLoads], phases[2][Vectors];
+
+    DEPTHWISE_INLINE Row(const PairedInputs& from, const T* p) : inputs(from) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kLoads; ++i) row[i] = load_lanes<T, L>(p + i * L, from.inside[i]);
     }
-    const T* w = b.weights;
-    reload(w);
+    template <int k>
+    DEPTHWISE_INLINE void take(V (&x)[Vectors]) {
 #pragma GCC unroll 8
-    for (int t = first; t <= last; ++t) {
-      const wide<T, L> weight = w[(R - S * t) * K + k] - wide<T, L>{};
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) acc[t][v] = fma_wide(x[v], weight, acc[t][v]);
+      for (int v = 0; v < Vectors; ++v) {
+        if constexpr (k < 2)
+          x[v] = phases[k][v] = pick_lanes(row[2 * v], row[2 * v + 1], inputs.picked[k]);
+        else
+          x[v] = pick_lanes(phases[k % 2][v], row[2 * v + 2], inputs.picked[k]);
+      }
     }
-    from += b.tap_step;
+  };
+  DEPTHWISE_INLINE Row operator()(const T* from) const { return {*this, from}; }
+};
+#endif
+
+// Tap k of source row R against the kernel row of each output row that it touches.
+template <int k, int R, int K, int S, int L, class T, int Rows, int Vectors, class Row>
+DEPTHWISE_INLINE void plane_tap(const FlatBlock<T>& b, Row& row, wide<T, L> (&acc)[Rows][Vectors]) {
+  constexpr int first = R < K ? 0 : (R - K) / S + 1, last = R / S < Rows - 1 ? R / S : Rows - 1;
+  wide<T, L> x[Vectors];
+  row.template take<k>(x);
+#pragma GCC unroll 8
+  for (int v = 0; v < Vectors; ++v) keep_wide(x[v]);  // the compiler would read it again for each of its uses
+  const T* w = b.weights;
+  reload(w);
+#pragma GCC unroll 8
+  for (int t = first; t <= last; ++t) {
+    const wide<T, L> weight = w[(R - S * t) * K + k] - wide<T, L>{};
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) acc[t][v] = fma_wide(x[v], weight, acc[t][v]);
   }
 }
 
-// Source rows outside the image are left out.
-template <int K, int S, int L, class T, int Rows, int Vectors, class Load, int... R>
-DEPTHWISE_INLINE void plane_source_rows(const FlatBlock<T>& b, index_t row, index_t at, index_t vector_step,
-                                        const Load& load, wide<T, L> (&acc)[Rows][Vectors],
+template <int R, int K, int S, int L, class T, int Rows, int Vectors, class Row, int... k>
+DEPTHWISE_INLINE void plane_source_row(const FlatBlock<T>& b, Row row, wide<T, L> (&acc)[Rows][Vectors],
+                                       std::integer_sequence<int, k...>) {
+  (plane_tap<k, R, K, S, L>(b, row, acc), ...);
+}
+
+// Source rows outside the image are left out. `rows` makes of a pointer what the taps are taken from.
+template <int K, int S, int L, class T, int Rows, int Vectors, class MakeRow, int... R>
+DEPTHWISE_INLINE void plane_source_rows(const FlatBlock<T>& b, index_t row, index_t position,
+                                        const MakeRow& rows, wide<T, L> (&acc)[Rows][Vectors],
                                         std::integer_sequence<int, R...>) {
-  const T* x = b.source + row * S * b.pitch + at;
+  constexpr std::make_integer_sequence<int, K> taps;
+  const T* x = b.source + row * S * b.pitch + position;
   const std::size_t from = static_cast<std::size_t>(row * S - b.first), count = b.last - b.first;
-  ((from + R < count ? plane_source_row<R, K, S, L>(b, x, vector_step, load, acc) : void(), x += b.pitch),
-   ...);
+  ((from + R < count ? plane_source_row<R, K, S, L>(b, rows(x), acc, taps) : void(), x += b.pitch), ...);
 }
 
 template <class T, int L, int K, int S, int Rows, int Vectors>
 DEPTHWISE_INLINE void plane_tile(const FlatBlock<T>& b, index_t row, index_t at, index_t vector_step) {
   wide<T, L> acc[Rows][Vectors] = {};
   const auto load = [](const T* from, int) { return load_wide<T, L>(from); };
-  plane_source_rows<K, S, L>(b, row, at, vector_step, load, acc,
-                             std::make_integer_sequence<int, (Rows - 1) * S + K>{});
+  const auto rows = [&](const T* from) { return PlaneRow<S, T, decltype(load)>(b, from, vector_step, load); };
+  plane_source_rows<K, S, L>(b, row, at, rows, acc, std::make_integer_sequence<int, (Rows - 1) * S + K>{});
   T* out = b.out + row * b.out_row + at;
 #if defined(__AVX512F__)
   if (Vectors == 1 && b.elements < L) {
@@ -163,22 +248,43 @@ DEPTHWISE_INLINE void plane_tile(const FlatBlock<T>& b, index_t row, index_t at,
 DEPTHWISE_INLINE index_t smaller_of(index_t a, index_t b) { return a < b ? a : b; }
 
 #if defined(__AVX512F__)
+// Only lanes inside the row are written.
+template <class T, int L, int Rows, int Vectors>
+DEPTHWISE_INLINE void store_rows(const FlatBlock<T>& b, index_t row, index_t at,
+                                 const wide<T, L> (&acc)[Rows][Vectors]) {
+  T* out = b.out + row * b.out_row + at;
+  const index_t rest = b.elements - at - (Vectors - 1) * L;  // for the last vector
+  const __mmask16 lanes = lanes_between<L>(0, rest);
+#pragma GCC unroll 8
+  for (int t = 0; t < Rows; ++t, out += b.out_row) {
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors - 1; ++v) store_wide<T, L>(out + v * L, acc[t][v]);
+    T* last = out + (Vectors - 1) * L;
+    if (rest >= L)
+      store_wide<T, L>(last, acc[t][Vectors - 1]);
+    else
+      store_lanes<T, L>(last, acc[t][Vectors - 1], lanes);
+  }
+}
+
 // One vector whose inputs reach over an edge of the image, or which reaches over the end of the row.
 template <class T, int L, int K, int S, int Rows>
 DEPTHWISE_INLINE void plane_edge_tile(const FlatBlock<T>& b, index_t row, index_t at) {
   wide<T, L> acc[Rows][1] = {};
   const PlaneInputs<T, L, K> inputs(b, at);
   const auto load = [&](const T* from, int k) { return inputs.load(from, k); };
-  plane_source_rows<K, S, L>(b, row, at, 0, load, acc, std::make_integer_sequence<int, (Rows - 1) * S + K>{});
-  T* out = b.out + row * b.out_row + at;
-  if (b.elements - at >= L) {
-#pragma GCC unroll 8
-    for (int t = 0; t < Rows; ++t, out += b.out_row) store_wide<T, L>(out, acc[t][0]);
-  } else {
-    const __mmask16 lanes = lanes_between<L>(0, b.elements - at);
-#pragma GCC unroll 8
-    for (int t = 0; t < Rows; ++t, out += b.out_row) store_lanes<T, L>(out, acc[t][0], lanes);
-  }
+  const auto rows = [&](const T* from) { return PlaneRow<S, T, decltype(load)>(b, from, 0, load); };
+  plane_source_rows<K, S, L>(b, row, at, rows, acc, std::make_integer_sequence<int, (Rows - 1) * S + K>{});
+  store_rows<T, L>(b, row, at, acc);
+}
+
+// Outputs of stride 2; vectors that reach over the end of the row have lanes left over.
+template <class T, int L, int K, int Rows, int Vectors>
+DEPTHWISE_INLINE void plane_paired_tile(const FlatBlock<T>& b, index_t row, index_t at) {
+  wide<T, L> acc[Rows][Vectors] = {};
+  const PairedInputs<T, L, K, Vectors> rows(b, 2 * at);
+  plane_source_rows<K, 2, L>(b, row, 2 * at, rows, acc, std::make_integer_sequence<int, (Rows - 1) * 2 + K>{});
+  store_rows<T, L>(b, row, at, acc);
 }
 
 // Packed rows, which hold zeros beside the image.
@@ -213,19 +319,26 @@ DEPTHWISE_INLINE void plane_image_rows(const FlatBlock<T>& b, index_t row) {
   }
 }
 
+// The same for a stride of 2.
+template <class T, int L, int K>
+DEPTHWISE_INLINE void plane_paired_rows(const FlatBlock<T>& b, index_t row) {
+  index_t at = 0;
+  for (; b.elements - at > L; at += 2 * L) plane_paired_tile<T, L, K, kPlaneRows, 2>(b, row, at);
+  if (at < b.elements) plane_paired_tile<T, L, K, kPlaneRows, 1>(b, row, at);
+}
+
 // The last tiles of a row, and of the block, overlap their neighbours instead of shrinking; rows >=
 // kPlaneRows.
 template <class T, int L, int K, int S>
 void plane_block(const FlatBlock<T>& b) {
   for (index_t u = 0; u < b.rows; u += kPlaneRows) {
     const index_t row = smaller_of(u, b.rows - kPlaneRows);
-    if constexpr (S == 1) {
-      if (b.masked) {
-        plane_image_rows<T, L, K, S>(b, row);
-        continue;
-      }
-    }
-    plane_packed_rows<T, L, K, S>(b, row);
+    if (!b.masked)
+      plane_packed_rows<T, L, K, S>(b, row);
+    else if constexpr (S == 1)
+      plane_image_rows<T, L, K, S>(b, row);
+    else
+      plane_paired_rows<T, L, K>(b, row);
   }
 }
 #else
