@@ -139,38 +139,43 @@ DEPTHWISE_INLINE __m256d pick_lanes(__m256d a, __m256d b, wide<std::int64_t, 4> 
   return _mm256_permutex2var_pd(a, (__m256i)lanes, b);
 }
 
-// Rows of the image under outputs of stride 2 are taken apart into even and odd columns in registers. Taps 0
-// and 1 take every second lane of two vectors; the others shift those, and take in what the third vector has.
-template <class T, int L, int K, int Vectors>
-struct PairedInputs {
+// Each vector of a row of the image is read once, and shifted in registers for the taps that follow. Under
+// outputs of stride 2, taps 0 and 1 take every second lane of two vectors apart, and the others shift those.
+template <class T, int L, int K, int S, int Vectors>
+struct ShiftedInputs {
   using V = wide<T, L>;
   using Lane = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
-  static constexpr int kLoads = 2 * Vectors + 1;
+  static constexpr int kLoads = S * Vectors + 1;
   wide<Lane, L> picked[K];
   __mmask16 inside[kLoads];  // the image
 
-  DEPTHWISE_INLINE PairedInputs(const FlatBlock<T>& b, index_t position)
-      : PairedInputs(b, position, std::make_integer_sequence<int, K>{},
-                     std::make_integer_sequence<int, kLoads>{}) {}
-
+  DEPTHWISE_INLINE ShiftedInputs(const FlatBlock<T>& b, index_t position)
+      : ShiftedInputs(b, position, std::make_integer_sequence<int, K>{},
+                      std::make_integer_sequence<int, kLoads>{}) {}
   template <int... k, int... i>
-  DEPTHWISE_INLINE PairedInputs(const FlatBlock<T>& b, index_t position, std::integer_sequence<int, k...>,
-                                std::integer_sequence<int, i...>)
-      : picked{pick<k>(std::make_integer_sequence<int, L>{})...},
+  DEPTHWISE_INLINE ShiftedInputs(const FlatBlock<T>& b, index_t position, std::integer_sequence<int, k...>,
+                                 std::integer_sequence<int, i...>)
+      : picked{pick<k>(b, std::make_integer_sequence<int, L>{})...},
         inside{lanes_inside<L>(b, position + i * L)...} {}
 
+  // Lane i of tap k, in the vectors that it is picked from.
   template <int k, int... i>
-  static DEPTHWISE_INLINE wide<Lane, L> pick(std::integer_sequence<int, i...>) {
-    wide<Lane, L> lanes = {(k < 2 ? 2 * i + k : i + k / 2 < L ? i + k / 2 : 2 * (i + k / 2) - L + k % 2)...};
+  static DEPTHWISE_INLINE wide<Lane, L> pick([[maybe_unused]] const FlatBlock<T>& b,
+                                             std::integer_sequence<int, i...>) {
+    wide<Lane, L> lanes;
+    if constexpr (S == 1)
+      lanes = wide<Lane, L>{i...} + static_cast<Lane>(k * b.tap_step);
+    else
+      lanes = wide<Lane, L>{(k < 2 ? 2 * i + k : i + k / 2 < L ? i + k / 2 : 2 * (i + k / 2) - L + k % 2)...};
     keep_wide(lanes);
     return lanes;
   }
 
   struct Row {
-    const PairedInputs& inputs;
+    const ShiftedInputs& inputs;
     V row[kLoads], phases[2][Vectors];
 
-    DEPTHWISE_INLINE Row(const PairedInputs& from, const T* p) : inputs(from) {
+    DEPTHWISE_INLINE Row(const ShiftedInputs& from, const T* p) : inputs(from) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLoads; ++i) row[i] = load_lanes<T, L>(p + i * L, from.inside[i]);
     }
@@ -178,7 +183,9 @@ struct PairedInputs {
     DEPTHWISE_INLINE void take(V (&x)[Vectors]) {
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
-        if constexpr (k < 2)
+        if constexpr (S == 1)
+          x[v] = k == 0 ? row[v] : pick_lanes(row[v], row[v + 1], inputs.picked[k]);
+        else if constexpr (k < 2)
           x[v] = phases[k][v] = pick_lanes(row[2 * v], row[2 * v + 1], inputs.picked[k]);
         else
           x[v] = pick_lanes(phases[k % 2][v], row[2 * v + 2], inputs.picked[k]);
@@ -198,7 +205,7 @@ DEPTHWISE_INLINE void plane_tap(const FlatBlock<T>& b, Row& row, wide<T, L> (&ac
 #pragma GCC unroll 8
   for (int v = 0; v < Vectors; ++v) keep_wide(x[v]);  // the compiler would read it again for each of its uses
   const T* w = b.weights;
-  reload(w);
+  if constexpr (!(K == 3 && Vectors == 1)) reload(w);
 #pragma GCC unroll 8
   for (int t = first; t <= last; ++t) {
     const wide<T, L> weight = w[(R - S * t) * K + k] - wide<T, L>{};
@@ -278,12 +285,14 @@ DEPTHWISE_INLINE void plane_edge_tile(const FlatBlock<T>& b, index_t row, index_
   store_rows<T, L>(b, row, at, acc);
 }
 
-// Outputs of stride 2; vectors that reach over the end of the row have lanes left over.
-template <class T, int L, int K, int Rows, int Vectors>
-DEPTHWISE_INLINE void plane_paired_tile(const FlatBlock<T>& b, index_t row, index_t at) {
+// Inputs that the image does not have are masked; a vector that reaches over the end of the row has lanes
+// left over.
+template <class T, int L, int K, int S, int Rows, int Vectors>
+DEPTHWISE_INLINE void plane_shifted_tile(const FlatBlock<T>& b, index_t row, index_t at) {
   wide<T, L> acc[Rows][Vectors] = {};
-  const PairedInputs<T, L, K, Vectors> rows(b, 2 * at);
-  plane_source_rows<K, 2, L>(b, row, 2 * at, rows, acc, std::make_integer_sequence<int, (Rows - 1) * 2 + K>{});
+  const ShiftedInputs<T, L, K, S, Vectors> rows(b, S * at);
+  plane_source_rows<K, S, L>(b, row, S * at, rows, acc,
+                             std::make_integer_sequence<int, (Rows - 1) * S + K>{});
   store_rows<T, L>(b, row, at, acc);
 }
 
@@ -319,12 +328,19 @@ DEPTHWISE_INLINE void plane_image_rows(const FlatBlock<T>& b, index_t row) {
   }
 }
 
-// The same for a stride of 2.
-template <class T, int L, int K>
-DEPTHWISE_INLINE void plane_paired_rows(const FlatBlock<T>& b, index_t row) {
+// Shifting takes the place of loads, but permutations compete with multiply-adds: it pays for few taps, and
+// where a row is one vector, whose weights are loaded for it alone.
+template <int L, int K, class T>
+DEPTHWISE_INLINE bool plane_shifts(const FlatBlock<T>& b) {
+  return (K - 1) * b.tap_step <= L && (K == 3 || b.elements <= L);
+}
+
+// Rows of the image itself, shifted in registers.
+template <class T, int L, int K, int S>
+DEPTHWISE_INLINE void plane_shifted_rows(const FlatBlock<T>& b, index_t row) {
   index_t at = 0;
-  for (; b.elements - at > L; at += 2 * L) plane_paired_tile<T, L, K, kPlaneRows, 2>(b, row, at);
-  if (at < b.elements) plane_paired_tile<T, L, K, kPlaneRows, 1>(b, row, at);
+  for (; b.elements - at > L; at += 2 * L) plane_shifted_tile<T, L, K, S, kPlaneRows, 2>(b, row, at);
+  if (at < b.elements) plane_shifted_tile<T, L, K, S, kPlaneRows, 1>(b, row, at);
 }
 
 // The last tiles of a row, and of the block, overlap their neighbours instead of shrinking; rows >=
@@ -335,10 +351,10 @@ void plane_block(const FlatBlock<T>& b) {
     const index_t row = smaller_of(u, b.rows - kPlaneRows);
     if (!b.masked)
       plane_packed_rows<T, L, K, S>(b, row);
+    else if (S == 2 || plane_shifts<L, K>(b))
+      plane_shifted_rows<T, L, K, S>(b, row);
     else if constexpr (S == 1)
       plane_image_rows<T, L, K, S>(b, row);
-    else
-      plane_paired_rows<T, L, K>(b, row);
   }
 }
 #else
