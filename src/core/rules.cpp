@@ -383,9 +383,9 @@ bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector
   if (!plane_tiles(spec)) return p.h.taps * p.w.taps >= kFewTaps;
   if (evicted(spec.h, spec.w)) return false;
   if (p.w.spacing > 1) return p.w.spacing >= kDilated;
-  // Rows of few taps that planes read in place, and shift in registers.
-  const bool in_place = vector_bytes == kLineBytes && element == dtype_bytes(spec.dtype);
-  if (in_place && taps <= 5) return false;
+  // Masked lanes, of what needs no conversion: planes are shifted, or taken apart, in registers.
+  const bool masks = vector_bytes == kLineBytes && element == dtype_bytes(spec.dtype);
+  if (masks && taps <= 5) return false;
   if (taps == 3) return p.w.stride == 2 && columns <= 14;
   return columns <= (taps == 7 && vector_bytes == kLineBytes ? 56 : 28);
 }

@@ -205,7 +205,7 @@ DEPTHWISE_INLINE void plane_tap(const FlatBlock<T>& b, Row& row, wide<T, L> (&ac
 #pragma GCC unroll 8
   for (int v = 0; v < Vectors; ++v) keep_wide(x[v]);  // the compiler would read it again for each of its uses
   const T* w = b.weights;
-  if constexpr (!(K == 3 && Vectors == 1)) reload(w);
+  if constexpr (!(K == 3 && Vectors == 1)) reload(w);  // so few fit into registers
 #pragma GCC unroll 8
   for (int t = first; t <= last; ++t) {
     const wide<T, L> weight = w[(R - S * t) * K + k] - wide<T, L>{};
