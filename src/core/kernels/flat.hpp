@@ -128,10 +128,12 @@ class Flat {
     constexpr index_t kLongRow = 48;
     const bool seven = h_.taps == 7 && h_.stride == 2 && w_.stride == 2 && w_.spacing == 1;
     const bool one_vector = columns_ <= kV, three = w_.taps == 3;
-    const bool near = (w_.taps - 1) * w_.spacing <= kV / 2;
+    // How far taps reach into the vector behind those that begin under the outputs; half ones may be used.
+    const bool near = (w_.stride == 2 ? w_.taps - 2 : (w_.taps - 1) * w_.spacing) <= kV / 2;
     shared_ = h_.taps == w_.taps && (shared_ || (seven && layout_.subrows == 1));
-    in_place_ = kMaskedLanes && sizeof(S) == sizeof(T) && shared_ && w_.src_step == 1 &&
-                (w_.stride == 2 || columns_ > kLongRow || (one_vector && (three || near)) || (three && near));
+    const bool pays =
+        w_.stride == 2 ? near : columns_ > kLongRow || (one_vector ? three || near : three && near);
+    in_place_ = kMaskedLanes && sizeof(S) == sizeof(T) && shared_ && w_.src_step == 1 && pays;
     tiles_ = shared_ ? plane_function<T>(h_.stride, h_.taps, columns_) : plane_rows<T>;
     tile_rows_ = !shared_ ? 1 : elements_ <= kV ? 7 : kPlaneRows;
     output_weights_ = w_.taps * h_.taps * layout_.subrows;
