@@ -166,6 +166,22 @@ def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype)
             assert same_bits(result, plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)), spec
 
 
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+def test_few_channels_of_every_width_have_the_bits_of_the_generic_row(rng, op, isa):
+    """Rows that end anywhere in a tile, and those whose step looks like that of neighbouring pixels."""
+    cases = [((1, 11, w, c), (k, k, c, 1), {}) for w in range(9, 80, 3) for c in (1, 3, 4) for k in (3, 5)]
+    cases += [((1, 9, w, 3), (7, taps, 3, 1), {}) for w in range(20, 60, 5) for taps in (7, 17)]
+    cases += [
+        ((1, 39, 57, c), (3, 3, c, m), {"stride": m, "dilation": m}) for c, m in ((2, 2), (3, 2), (1, 3))
+    ]
+    for x_shape, filter_shape, keywords in cases:
+        spec = _spec.general_spec(x_shape, filter_shape, "float32", **keywords)
+        a, b = operands(rng, spec, op)
+        expected = plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)
+        assert same_bits(plan(spec, op, "nhwc_few_channels", isa).run(a, b, None, None, 1), expected), spec
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7, (3, 5), (7, 3)])

@@ -58,11 +58,13 @@ Rule flat_rule(const Spec& spec, int vector_bytes) {
   r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));  // even shares
   const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
   const index_t steps = r.tile.columns * pixel * p.h.taps * p.w.taps * (nhwc ? 1 : spec.multiplier);
+  const int tile_rows = nhwc ? 8 : 4;
   r.tile.rows = choose_packed_rows(p, blocks, steps);
+  if (nhwc) r.tile.rows = std::min(ceil_div(r.tile.rows, tile_rows) * tile_rows, p.h.out_count);
   r.tile.units = choose_units(r.units, blocks * ceil_div(p.h.out_count, r.tile.rows), steps * r.tile.rows);
-  r.tile.rows_at_once = 4;
+  r.tile.rows_at_once = tile_rows;
   for (Tile taller = r.tile; taller.rows_at_once < r.tile.rows; r.tile = taller) {
-    taller.rows_at_once += 4;
+    taller.rows_at_once += tile_rows;
     if (scratch(taller) > caches().l1 * 3 / 4) break;
   }
   r.scratch_bytes = scratch(r.tile);

@@ -118,7 +118,13 @@ class Flat {
   void choose_flat_tiles() {
     tiles_ = shared_ ? flat_function<T>(h_.stride, h_.taps, w_.taps, static_cast<int>(period_))
                      : flat_rows_for<T>(static_cast<int>(period_));
-    tile_rows_ = !shared_ ? 1 : elements_ <= kV && period_ == 1 ? 8 : 4;
+    tile_rows_ = !shared_ ? 1 : elements_ <= kV && period_ == 1 ? 8 : kFlatRows;
+    constexpr index_t kLongRow = 2;      // patterns
+    constexpr index_t kWayBytes = 4096;  // rows that far apart evict each other from the first-level cache
+    const index_t row_bytes = h_.src_step * source_.row_step * static_cast<index_t>(sizeof(S));
+    in_place_ = kMaskedLanes && sizeof(S) == sizeof(T) && shared_ && h_.stride == 1 &&
+                source_row_.repeat == 1 && source_row_.step == layout_.pixel && w_.taps <= kMaskedTaps &&
+                elements_ >= kLongRow * period_ * kV && row_bytes % kWayBytes != 0;
     output_weights_ = w_.taps * h_.taps * layout_.subrows * period_ * kV;
   }
 
@@ -225,16 +231,17 @@ class Flat {
   // Returns 0 where the weights are finite.
   DEPTHWISE_INLINE T load_tap(const S* tap, T* to) const {
     T probe = 0;
-    for (index_t i = 0; i < period_ * kV; ++i) {
-      to[i] = simd::load_one(tap + i % layout_.pixel * layout_.subrows);
+    for (index_t i = 0; i < layout_.pixel; ++i) {
+      to[i] = simd::load_one(tap + i * layout_.subrows);
       probe += to[i] * T(0);
     }
+    for (index_t i = layout_.pixel; i < period_ * kV; ++i) to[i] = to[i - layout_.pixel];
     return probe;
   }
 
   // Output rows go by blocks of rows_at_once, whose source rows are all packed first.
   void run_unit() {
-    if constexpr (kMaskedLanes && kLayout == Layout::nchw && sizeof(S) == sizeof(T)) {
+    if constexpr (kMaskedLanes && sizeof(S) == sizeof(T)) {
       if (in_place_ && finite_) return run_in_place();
     }
     if (!cleared_) clear(panel_, layout_.panel);
@@ -254,10 +261,10 @@ class Flat {
     const index_t u = task_.row_begin, row_step = source_.row_step;
     block_.pitch = h_.src_step * row_step;
     block_.masked = true;
-    block_.low = source_row_.begin, block_.high = source_row_.end;
+    block_.low = source_row_.begin * layout_.pixel, block_.high = source_row_.end * layout_.pixel;
     const index_t position = h_.stride * u;
     block_.first = rows_inside_.begin - position, block_.last = rows_inside_.end - position;
-    origin_ = unit_source_ - source_row_.begin + h_.source(position) * row_step;
+    origin_ = unit_source_ - block_.low + h_.source(position) * row_step;
     for (index_t o = 0; o < layout_.outputs; ++o) compute_rows(u, task_.row_end - u, o);
   }
 

@@ -9,77 +9,11 @@
 
 namespace {
 
-// L elements: a vector, or half of one where that fits short rows better.
-template <class T, int L>
-struct wide_of {
-  typedef T type __attribute__((vector_size(L * sizeof(T))));
-  typedef T unaligned __attribute__((vector_size(L * sizeof(T)), aligned(sizeof(T)), may_alias));
-};
-template <class T, int L>
-using wide = typename wide_of<T, L>::type;
-
-template <class T, int L>
-DEPTHWISE_INLINE wide<T, L> load_wide(const T* p) {
-  return *reinterpret_cast<const typename wide_of<T, L>::unaligned*>(p);
-}
-template <class T, int L>
-DEPTHWISE_INLINE void store_wide(T* p, wide<T, L> x) {
-  *reinterpret_cast<typename wide_of<T, L>::unaligned*>(p) = x;
-}
-
 #if defined(__AVX512F__)
-inline constexpr bool kMaskedLanes = true;
 inline constexpr int kPlaneRows = 7;
-
-DEPTHWISE_INLINE __m512 fma_wide(__m512 x, __m512 y, __m512 acc) { return _mm512_fmadd_ps(x, y, acc); }
-DEPTHWISE_INLINE __m512d fma_wide(__m512d x, __m512d y, __m512d acc) { return _mm512_fmadd_pd(x, y, acc); }
-DEPTHWISE_INLINE __m256 fma_wide(__m256 x, __m256 y, __m256 acc) { return _mm256_fmadd_ps(x, y, acc); }
-DEPTHWISE_INLINE __m256d fma_wide(__m256d x, __m256d y, __m256d acc) { return _mm256_fmadd_pd(x, y, acc); }
-
-// Lanes that are not in the mask read as 0, and no memory is touched for them.
-template <class T, int L>
-DEPTHWISE_INLINE wide<T, L> load_lanes(const T* p, __mmask16 lanes) {
-  wide<T, L> x;
-  const auto& memory = *reinterpret_cast<const typename wide_of<T, L>::unaligned*>(p);
-  if constexpr (sizeof(T) == 4)
-    __asm__("vmovups %1, %0%{%2%}%{z%}" : "=v"(x) : "m"(memory), "Yk"(lanes));
-  else
-    __asm__("vmovupd %1, %0%{%2%}%{z%}" : "=v"(x) : "m"(memory), "Yk"(lanes));
-  return x;
-}
-template <class T, int L>
-DEPTHWISE_INLINE void store_lanes(T* p, wide<T, L> x, __mmask16 lanes) {
-  if constexpr (sizeof(T) == 4 && L == 16) _mm512_mask_storeu_ps(p, lanes, (__m512)x);
-  if constexpr (sizeof(T) == 8 && L == 8) _mm512_mask_storeu_pd(p, (__mmask8)lanes, (__m512d)x);
-  if constexpr (sizeof(T) == 4 && L == 8) _mm256_mask_storeu_ps(p, (__mmask8)lanes, (__m256)x);
-  if constexpr (sizeof(T) == 8 && L == 4) _mm256_mask_storeu_pd(p, (__mmask8)lanes, (__m256d)x);
-}
-
-// Lanes i of L with low <= i < high.
-template <int L>
-DEPTHWISE_INLINE __mmask16 lanes_between(index_t low, index_t high) {
-  const int from = static_cast<int>(low < 0 ? 0 : low > L ? L : low);
-  const int to = static_cast<int>(high < 0 ? 0 : high > L ? L : high);
-  return static_cast<__mmask16>(((1u << to) - 1) & ~((1u << from) - 1));
-}
 #else
-inline constexpr bool kMaskedLanes = false;
 inline constexpr int kPlaneRows = 4;
-
-template <class V>
-DEPTHWISE_INLINE V fma_wide(V x, V y, V acc) {
-  return simd::fma(x, y, acc);
-}
 #endif
-
-template <class V>
-DEPTHWISE_INLINE void keep_wide(V& x) {
-#if defined(__x86_64__)
-  __asm__("" : "+v"(x));
-#else
-  __asm__("" : "+w"(x));
-#endif
-}
 
 // A source row whose taps are read one by one: those of a stride of 2 alternate between the two phases of a
 // packed row.
@@ -103,28 +37,6 @@ struct PlaneRow {
 };
 
 #if defined(__AVX512F__)
-// Which of the L positions from this one on lie inside the image.
-template <int L, class T>
-DEPTHWISE_INLINE __mmask16 lanes_inside(const FlatBlock<T>& b, index_t position) {
-  __mmask16 lanes = lanes_between<L>(b.low - position, b.high - position);
-  __asm__("" : "+Yk"(lanes));
-  return lanes;
-}
-
-// Masks are made without loops: the compiler keeps arrays that loops fill in memory.
-template <class T, int L, int K>
-struct PlaneInputs {
-  __mmask16 inside[K];  // of the inputs of each tap
-
-  DEPTHWISE_INLINE PlaneInputs(const FlatBlock<T>& b, index_t at)
-      : PlaneInputs(b, at, std::make_integer_sequence<int, K>{}) {}
-  template <int... k>
-  DEPTHWISE_INLINE PlaneInputs(const FlatBlock<T>& b, index_t at, std::integer_sequence<int, k...>)
-      : inside{lanes_inside<L>(b, at + k * b.tap_step)...} {}
-
-  DEPTHWISE_INLINE wide<T, L> load(const T* from, int k) const { return load_lanes<T, L>(from, inside[k]); }
-};
-
 // Lane i of the result is lane `lanes[i]` of a, or lane `lanes[i] - L` of b.
 DEPTHWISE_INLINE __m512 pick_lanes(__m512 a, __m512 b, wide<std::int32_t, 16> lanes) {
   return _mm512_permutex2var_ps(a, (__m512i)lanes, b);
@@ -167,7 +79,7 @@ struct ShiftedInputs {
       lanes = wide<Lane, L>{i...} + static_cast<Lane>(k * b.tap_step);
     else
       lanes = wide<Lane, L>{(k < 2 ? 2 * i + k : i + k / 2 < L ? i + k / 2 : 2 * (i + k / 2) - L + k % 2)...};
-    keep_wide(lanes);
+    keep(lanes);
     return lanes;
   }
 
@@ -203,7 +115,7 @@ DEPTHWISE_INLINE void plane_tap(const FlatBlock<T>& b, Row& row, wide<T, L> (&ac
   wide<T, L> x[Vectors];
   row.template take<k>(x);
 #pragma GCC unroll 8
-  for (int v = 0; v < Vectors; ++v) keep_wide(x[v]);  // the compiler would read it again for each of its uses
+  for (int v = 0; v < Vectors; ++v) keep(x[v]);  // the compiler would read it again for each of its uses
   const T* w = b.weights;
   if constexpr (!(K == 3 && Vectors == 1)) reload(w);  // so few fit into registers
 #pragma GCC unroll 8
@@ -252,8 +164,6 @@ DEPTHWISE_INLINE void plane_tile(const FlatBlock<T>& b, index_t row, index_t at,
     for (int v = 0; v < Vectors; ++v) store_wide<T, L>(out + v * vector_step, acc[t][v]);
 }
 
-DEPTHWISE_INLINE index_t smaller_of(index_t a, index_t b) { return a < b ? a : b; }
-
 #if defined(__AVX512F__)
 // Only lanes inside the row are written.
 template <class T, int L, int Rows, int Vectors>
@@ -278,7 +188,7 @@ DEPTHWISE_INLINE void store_rows(const FlatBlock<T>& b, index_t row, index_t at,
 template <class T, int L, int K, int S, int Rows>
 DEPTHWISE_INLINE void plane_edge_tile(const FlatBlock<T>& b, index_t row, index_t at) {
   wide<T, L> acc[Rows][1] = {};
-  const PlaneInputs<T, L, K> inputs(b, at);
+  const MaskedInputs<T, L, K> inputs(b, at);
   const auto load = [&](const T* from, int k) { return inputs.load(from, k); };
   const auto rows = [&](const T* from) { return PlaneRow<S, T, decltype(load)>(b, from, 0, load); };
   plane_source_rows<K, S, L>(b, row, at, rows, acc, std::make_integer_sequence<int, (Rows - 1) * S + K>{});
@@ -300,13 +210,13 @@ DEPTHWISE_INLINE void plane_shifted_tile(const FlatBlock<T>& b, index_t row, ind
 template <class T, int L, int K, int S>
 DEPTHWISE_INLINE void plane_packed_rows(const FlatBlock<T>& b, index_t row) {
   constexpr int Rows = kPlaneRows;
-  const index_t step = smaller_of(L, b.elements - L);
+  const index_t step = smaller(L, b.elements - L);
   for (index_t at = 0; at < b.elements; at += 2 * L) {
     if (b.elements - at <= L) {
-      const index_t back = smaller_of(at, b.elements - L);
+      const index_t back = smaller(at, b.elements - L);
       plane_tile<T, L, K, S, Rows, 1>(b, row, back < 0 ? 0 : back, L);
     } else {
-      plane_tile<T, L, K, S, Rows, 2>(b, row, smaller_of(at, b.elements - step - L), step);
+      plane_tile<T, L, K, S, Rows, 2>(b, row, smaller(at, b.elements - step - L), step);
     }
   }
 }
@@ -315,13 +225,13 @@ DEPTHWISE_INLINE void plane_packed_rows(const FlatBlock<T>& b, index_t row) {
 template <class T, int L, int K, int S>
 DEPTHWISE_INLINE void plane_image_rows(const FlatBlock<T>& b, index_t row) {
   constexpr int Rows = kPlaneRows;
-  const index_t inner_end = smaller_of(b.elements, b.high - (K - 1) * b.tap_step);
+  const index_t inner_end = smaller(b.elements, b.high - (K - 1) * b.tap_step);
   for (index_t at = 0; at < b.elements;) {
     if (at >= b.low && at + 2 * L <= inner_end) {
       plane_tile<T, L, K, S, Rows, 2>(b, row, at, L);
       at += 2 * L;
     } else {
-      const index_t back = smaller_of(at, b.elements - L);
+      const index_t back = smaller(at, b.elements - L);
       plane_edge_tile<T, L, K, S, Rows>(b, row, back < 0 ? 0 : back);
       at += L;
     }
@@ -348,7 +258,7 @@ DEPTHWISE_INLINE void plane_shifted_rows(const FlatBlock<T>& b, index_t row) {
 template <class T, int L, int K, int S>
 void plane_block(const FlatBlock<T>& b) {
   for (index_t u = 0; u < b.rows; u += kPlaneRows) {
-    const index_t row = smaller_of(u, b.rows - kPlaneRows);
+    const index_t row = smaller(u, b.rows - kPlaneRows);
     if (!b.masked)
       plane_packed_rows<T, L, K, S>(b, row);
     else if (S == 2 || plane_shifts<L, K>(b))
@@ -364,7 +274,7 @@ template <class T, int L, int K, int S>
 void plane_block(const FlatBlock<T>& b) {
   const index_t vectors = (b.elements + L - 1) / L;
   if (vectors == 1) {
-    for (index_t u = 0; u < b.rows; u += 7) plane_tile<T, L, K, S, 7, 1>(b, smaller_of(u, b.rows - 7), 0, L);
+    for (index_t u = 0; u < b.rows; u += 7) plane_tile<T, L, K, S, 7, 1>(b, smaller(u, b.rows - 7), 0, L);
     return;
   }
   // Three vectors a tile, then two; a row of a little more than one has its two vectors overlap.
@@ -372,11 +282,11 @@ void plane_block(const FlatBlock<T>& b) {
   const index_t threes = odd || vectors == 2 ? 0 : vectors % 3 == 1 ? vectors / 3 - 1 : vectors / 3;
   const index_t broad = threes * 3 * L, step = vectors == 2 ? b.elements - L : L;
   for (index_t u = 0; u < b.rows; u += 4) {
-    const index_t row = smaller_of(u, b.rows - 4);
+    const index_t row = smaller(u, b.rows - 4);
     for (index_t at = 0; at < broad; at += 3 * L)
-      plane_tile<T, L, K, S, 4, 3>(b, row, smaller_of(at, b.elements - 3 * L), L);
+      plane_tile<T, L, K, S, 4, 3>(b, row, smaller(at, b.elements - 3 * L), L);
     for (index_t at = broad; at < b.elements; at += 2 * L)
-      plane_tile<T, L, K, S, 4, 2>(b, row, smaller_of(at, b.elements - step - L), step);
+      plane_tile<T, L, K, S, 4, 2>(b, row, smaller(at, b.elements - step - L), step);
   }
 }
 #endif
@@ -387,7 +297,7 @@ DEPTHWISE_INLINE void plane_row_tile(const FlatBlock<T>& b, index_t row, index_t
   constexpr int V = kLanes<T>;
   const index_t kernel_rows = b.kernel_rows * b.subrows, position = row * b.stride * b.subrows;
   const index_t begin = b.first * b.subrows > position ? b.first * b.subrows - position : 0;
-  const index_t end = smaller_of(b.last * b.subrows - position, kernel_rows);
+  const index_t end = smaller(b.last * b.subrows - position, kernel_rows);
   vec<T> acc[Vectors] = {};
   const T* source = b.source + (position + begin) * b.pitch + at;
   const T* w = b.weights + begin * b.taps;
@@ -395,7 +305,7 @@ DEPTHWISE_INLINE void plane_row_tile(const FlatBlock<T>& b, index_t row, index_t
     for (index_t k = 0; k < b.taps; ++k, ++w) {
       const T* from = source + b.offsets[k];
       vec<T> weight = simd::broadcast(*w);
-      keep_wide(weight);
+      keep(weight);
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) acc[v] = simd::fma(simd::load(from + v * V), weight, acc[v]);
     }
@@ -410,7 +320,7 @@ DEPTHWISE_INLINE void plane_row(const FlatBlock<T>& b, index_t row, index_t at) 
   for (; b.elements - at >= width; at += width) plane_row_tile<T, Vectors>(b, row, at);
   if (at == b.elements) return;
   if constexpr (Vectors == 1)
-    plane_row_tile<T, 1>(b, row, smaller_of(at, b.elements - width));
+    plane_row_tile<T, 1>(b, row, smaller(at, b.elements - width));
   else
     plane_row<T, Vectors / 2>(b, row, at);
 }
