@@ -184,6 +184,22 @@ def test_few_channels_of_every_width_have_the_bits_of_the_generic_row(rng, op, i
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_planes_of_every_width_have_the_bits_of_the_generic_row(rng, kernel, stride, isa, dtype):
+    """Rows that end anywhere in a vector, and taps that reach past the vector behind theirs."""
+    for width, dilation, pad in itertools.product(range(kernel, 70, 3), (1, 2), (0, kernel // 2)):
+        keywords = {"stride": stride, "dilation": dilation, "padding": pad, "layout": "NCHW"}
+        if width + 2 * pad <= dilation * (kernel - 1):
+            continue
+        spec = _spec.general_spec((1, 2, 17, width), (kernel, kernel, 2, 1), dtype, **keywords)
+        a, b = operands(rng, spec, "forward")
+        expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 1)
+        assert same_bits(plan(spec, "forward", "nchw_planes", isa).run(a, b, None, None, 1), expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7, (3, 5), (7, 3)])
 def test_phases_of_strided_gradients_give_the_bits_of_the_generic_row(rng, isa, dtype, kernel):
     """Every pad, rows shorter and longer than tiles, parts of vectors, and a weight that is not finite."""
