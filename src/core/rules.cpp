@@ -189,9 +189,6 @@ double plane_use(const Spec& spec, int vector_bytes) {
   return lane_use(Problem(spec).w.out_count, vector_bytes / compute_bytes(spec.dtype));
 }
 
-// Addresses at this distance fall into the same set of the first-level cache: pixels, or planes, a multiple
-// of it apart evict each other, and half or a quarter of it apart they have a half or a quarter of the cache.
-constexpr index_t kWayBytes = 4096;
 constexpr int kAvx2Bytes = 32;
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the

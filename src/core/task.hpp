@@ -11,6 +11,10 @@ namespace depthwise {
 // Channels travel in lines of 64 bytes of the compute type, whatever the vector width.
 inline constexpr index_t kLineBytes = 64;
 
+// Addresses at this distance fall into the same set of the first-level cache: pixels, or planes, a multiple
+// of it apart evict each other, and half or a quarter of it apart they have a half or a quarter of the cache.
+inline constexpr index_t kWayBytes = 4096;
+
 // The shape of a kernel's work, chosen by the plan. A unit is a line of channels or an output plane.
 struct Tile {
   int pixels = 1;        // line kernels: outputs of a row that one tile holds in registers

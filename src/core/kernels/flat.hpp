@@ -119,12 +119,11 @@ class Flat {
     tiles_ = shared_ ? flat_function<T>(h_.stride, h_.taps, w_.taps, static_cast<int>(period_))
                      : flat_rows_for<T>(static_cast<int>(period_));
     tile_rows_ = !shared_ ? 1 : elements_ <= kV && period_ == 1 ? 8 : kFlatRows;
-    constexpr index_t kLongRow = 2;      // patterns
-    constexpr index_t kWayBytes = 4096;  // rows that far apart evict each other from the first-level cache
+    constexpr index_t kLongRow = 2;  // patterns
     const index_t row_bytes = h_.src_step * source_.row_step * static_cast<index_t>(sizeof(S));
     in_place_ = kMaskedLanes && sizeof(S) == sizeof(T) && shared_ && h_.stride == 1 &&
                 source_row_.repeat == 1 && source_row_.step == layout_.pixel && w_.taps <= kMaskedTaps &&
-                elements_ >= kLongRow * period_ * kV && row_bytes % kWayBytes != 0;
+                elements_ >= kLongRow * period_ * kV && row_bytes % depthwise::kWayBytes != 0;
     output_weights_ = w_.taps * h_.taps * layout_.subrows * period_ * kV;
   }
 
