@@ -53,7 +53,7 @@ DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& r
         opaque(x);
         opaque(next_x);
         if (i < Columns * Stride) fetch(next_x);
-        if (Edge && !inside(i)) continue;
+        if (Edge && !inside.has(i, (Columns - 1) * Stride + 3)) continue;
         vec<T> input = simd::load(x);
         keep(input);
 #pragma GCC unroll 4

@@ -94,21 +94,50 @@ struct Repeated {
   }
 };
 
-// Which of a tile's inputs lie inside the image, counted from the tile's first.
+// Which of a tile's inputs lie inside the image, counted from the tile's first: all of them, all but the
+// first First and the last Last, or what is known only when the tile is computed.
+template <int First, int Last>
+struct Cut {
+  static constexpr bool kKnown = true;
+
+  // Of `inputs`.
+  static constexpr bool has(int input, int inputs) { return input >= First && input < inputs - Last; }
+  DEPTHWISE_INLINE Cut from(int) const { return {}; }
+};
+using Whole = Cut<0, 0>;
+
 struct Inside {
+  static constexpr bool kKnown = false;
   int begin, count;
 
-  DEPTHWISE_INLINE bool operator()(int input) const {
+  DEPTHWISE_INLINE bool has(int input, int) const {
     return static_cast<unsigned>(input - begin) < static_cast<unsigned>(count);
   }
   DEPTHWISE_INLINE Inside from(int input) const { return {begin - input, count}; }
 };
 
+// Moves along equal steps: three elements are reached from one pointer.
+template <class P>
+struct Steps {
+  P at;
+  index_t step;
+
+  // For i = 0, 1, 2, ... in turn.
+  DEPTHWISE_INLINE P operator()(int i) {
+    if (i % 3 == 0) {
+      if (i > 0) at += 3 * step;
+      opaque(at);
+    }
+    return at + i % 3 * step;
+  }
+};
+
 // Adjacent taps of one source row, for the outputs of Rows rows; row r takes its weights from w[r].
-template <int Taps, int Stride, int Rows, int Pixels, bool Edge, class S, class Load>
+template <int Taps, int Stride, int Rows, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
-                               const compute_t<S>* const (&w)[Rows], index_t weight_step, Inside inside,
+                               const compute_t<S>* const (&w)[Rows], index_t weight_step, const In& inside,
                                vec<compute_t<S>> (*acc)[Pixels]) {
+  constexpr int inputs = (Pixels - 1) * Stride + Taps;
   vec<compute_t<S>> weights[Rows][Taps];
 #pragma GCC unroll 2
   for (int r = 0; r < Rows; ++r) {
@@ -116,11 +145,12 @@ DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
 #pragma GCC unroll 8
     for (int k = 0; k < Taps; ++k, from += weight_step) weights[r][k] = simd::load(from);
   }
+  Steps<const S*> from{x, pixel_step};
 #pragma GCC unroll 32
-  for (int i = 0; i < (Pixels - 1) * Stride + Taps; ++i, x += pixel_step) {
-    opaque(x);
-    if (Edge && !inside(i)) continue;
-    vec<compute_t<S>> input = load(x);
+  for (int i = 0; i < inputs; ++i) {
+    const S* const at = from(i);
+    if (!inside.has(i, inputs)) continue;
+    vec<compute_t<S>> input = load(at);
     if (Taps > 1) keep(input);
 #pragma GCC unroll 2
     for (int r = 0; r < Rows; ++r)
@@ -132,61 +162,61 @@ DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
 }
 
 // One tap: its weight against Pixels inputs, `step` elements and `stride` positions apart.
-template <int Pixels, bool Edge, class S, class Load>
+template <int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_tap(const S* x, index_t step, int stride, const Load& load,
-                              vec<compute_t<S>> weight, Inside inside, vec<compute_t<S>> (&acc)[Pixels]) {
+                              vec<compute_t<S>> weight, const In& inside, vec<compute_t<S>> (&acc)[Pixels]) {
+  Steps<const S*> from{x, step};
 #pragma GCC unroll 16
-  for (int p = 0; p < Pixels; ++p, x += step) {
-    opaque(x);
-    if (!Edge || inside(p * stride)) acc[p] = simd::fma(load(x), weight, acc[p]);
+  for (int p = 0; p < Pixels; ++p) {
+    const S* const at = from(p);
+    if (inside.has(p * stride, (Pixels - 1) * stride + 1)) acc[p] = simd::fma(load(at), weight, acc[p]);
   }
 }
 
 // Any number of taps, by threes where neighbouring outputs share inputs.
-template <int Stride, int Pixels, bool Edge, class S, class Load>
+template <int Stride, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& load, const compute_t<S>* w,
-                                   Inside inside, vec<compute_t<S>> (&acc)[Pixels]) {
+                                   const In& inside, vec<compute_t<S>> (&acc)[Pixels]) {
   const int taps = static_cast<int>(b.taps), stride = static_cast<int>(b.stride),
             spacing = static_cast<int>(b.spacing);
   int k = 0;
   if constexpr (Stride == 1)
     for (; k + 3 <= taps; k += 3, x += 3 * b.pixel_step, w += 3 * b.weight_step)
-      add_taps<3, 1, 1, Pixels, Edge>(x, b.pixel_step, load, {w}, b.weight_step, inside.from(k), &acc);
+      add_taps<3, 1, 1, Pixels>(x, b.pixel_step, load, {w}, b.weight_step, inside.from(k), &acc);
   for (; k < taps; ++k, x += spacing * b.pixel_step, w += b.weight_step)
-    add_tap<Pixels, Edge>(x, stride * b.pixel_step, stride, load, simd::load(w), inside.from(k * spacing),
-                          acc);
+    add_tap<Pixels>(x, stride * b.pixel_step, stride, load, simd::load(w), inside.from(k * spacing), acc);
 }
 
 // Adds source rows [begin, end) to the sums of one output row; w are the weights of row `begin`.
-template <int Taps, int Stride, int Pixels, bool Edge, class S, class Load>
+template <int Taps, int Stride, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_rows(const Window<S>& b, const S* const* table, index_t begin, index_t end,
-                               index_t offset, const Load& load, const compute_t<S>* w, Inside inside,
+                               index_t offset, const Load& load, const compute_t<S>* w, const In& inside,
                                vec<compute_t<S>> (&acc)[Pixels]) {
   for (index_t t = begin; t < end; ++t, w += b.weight_row) {
     if constexpr (Taps > 0)
-      add_taps<Taps, Stride, 1, Pixels, Edge>(table[t] + offset, b.pixel_step, load, {w}, b.weight_step,
-                                              inside, &acc);
+      add_taps<Taps, Stride, 1, Pixels>(table[t] + offset, b.pixel_step, load, {w}, b.weight_step, inside,
+                                        &acc);
     else
-      add_any_taps<Stride, Pixels, Edge>(b, table[t] + offset, load, w, inside, acc);
+      add_any_taps<Stride, Pixels>(b, table[t] + offset, load, w, inside, acc);
   }
 }
 
 // Two output rows: source rows under the first alone, under both, under the second alone.
-template <int Taps, int Stride, int Pixels, bool Edge, class S, class Load>
+template <int Taps, int Stride, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
-                                   const Load& load, const compute_t<S>* w, Inside inside,
+                                   const Load& load, const compute_t<S>* w, const In& inside,
                                    vec<compute_t<S>> (&acc)[2][Pixels]) {
   const auto clamp = [&](index_t t) { return t < rows.begin ? rows.begin : t < rows.end ? t : rows.end; };
   const index_t both = clamp(b.row_stride), second = clamp(b.row_taps);
-  add_rows<Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, both, offset, load,
-                                       w + rows.begin * b.weight_row, inside, acc[0]);
+  add_rows<Taps, Stride, Pixels>(b, rows.table, rows.begin, both, offset, load, w + rows.begin * b.weight_row,
+                                 inside, acc[0]);
   const compute_t<S>* above = w + both * b.weight_row;
   const compute_t<S>* below = above - b.row_stride * b.weight_row;
   for (index_t t = both; t < second; ++t, above += b.weight_row, below += b.weight_row)
-    add_taps<Taps, Stride, 2, Pixels, Edge>(rows.table[t] + offset, b.pixel_step, load, {above, below},
-                                            b.weight_step, inside, acc);
-  add_rows<Taps, Stride, Pixels, Edge>(b, rows.table, second, rows.end, offset, load,
-                                       w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
+    add_taps<Taps, Stride, 2, Pixels>(rows.table[t] + offset, b.pixel_step, load, {above, below},
+                                      b.weight_step, inside, acc);
+  add_rows<Taps, Stride, Pixels>(b, rows.table, second, rows.end, offset, load,
+                                 w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
 }
 
 // Asks for what a tile at `offset` reads first: rows that no tile above it has read.
@@ -205,12 +235,9 @@ DEPTHWISE_INLINE void store_tile(S* out, index_t row_step, index_t step,
                                  const vec<compute_t<S>> (&acc)[Rows][Pixels], const Store& store) {
 #pragma GCC unroll 2
   for (int r = 0; r < Rows; ++r) {
-    S* to = out + r * row_step;
+    Steps<S*> to{out + r * row_step, step};
 #pragma GCC unroll 16
-    for (int p = 0; p < Pixels; ++p, to += step) {
-      opaque(to);
-      store(to, acc[r][p], p);
-    }
+    for (int p = 0; p < Pixels; ++p) store(to(p), acc[r][p], p);
   }
 }
 
@@ -245,9 +272,9 @@ DEPTHWISE_INLINE void write_tile(const Window<S>& b, const vec<compute_t<S>> (&a
 }
 
 // `outputs` of the tile's columns are kept. The last vector of channels overlaps its neighbour.
-template <class Load, int Taps, int Stride, int Rows, int Pixels, bool Edge, class S>
+template <class Load, int Taps, int Stride, int Rows, int Pixels, class S, class In>
 DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& rows, index_t column,
-                                    index_t later, Inside inside, int outputs) {
+                                    index_t later, const In& inside, int outputs) {
   using T = compute_t<S>;
   S* const out = rows.out + column * b.out_step;
   const index_t start = column * b.stride * b.pixel_step;
@@ -259,12 +286,28 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     if (b.fetch_ahead > 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Rows][Pixels] = {};
     if constexpr (Rows == 1)
-      add_rows<Taps, Stride, Pixels, Edge>(b, rows.table, rows.begin, rows.end, offset, load,
-                                           b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
+      add_rows<Taps, Stride, Pixels>(b, rows.table, rows.begin, rows.end, offset, load,
+                                     b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
     else
-      add_row_pair<Taps, Stride, Pixels, Edge>(b, rows, offset, load, b.weights + c, inside, acc);
-    write_tile<Rows, Pixels, Edge>(b, acc, outputs, c, out + c);
+      add_row_pair<Taps, Stride, Pixels>(b, rows, offset, load, b.weights + c, inside, acc);
+    write_tile<Rows, Pixels, !In::kKnown>(b, acc, outputs, c, out + c);
   }
+}
+
+// The tiles at the ends of rows that are computed as often as others where images are small: those that
+// "SAME" padding cuts, of stride 1. Whether the tile was one of them.
+template <class Load, int Taps, int Stride, int Rows, int Pixels, class S>
+DEPTHWISE_INLINE bool cut_tile(const Window<S>& b, const WindowRows<S>& rows, index_t column, index_t later,
+                               int first, int last) {
+  constexpr int cut = Stride == 1 ? Taps / 2 : 1;
+  const auto tile = [&](auto inside) __attribute__((always_inline)) {
+    tile_channels<Load, Taps, Stride, Rows, Pixels>(b, rows, column, later, inside, Pixels);
+    return true;
+  };
+  if (first == cut && last == 0) return tile(Cut<cut, 0>{});
+  if (first == 0 && last == cut) return tile(Cut<0, cut>{});
+  if (first == cut && last == cut) return tile(Cut<cut, cut>{});
+  return false;
 }
 
 // Output columns [begin, end) of Rows rows. The last tile overlaps its neighbour, or keeps what there is.
@@ -281,11 +324,16 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
     const int first = static_cast<int>(low < 0 ? 0 : low < span ? low : span);
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
     const index_t later = (column + b.fetch_ahead * Pixels) * b.stride * b.pixel_step;
-    if (outputs == Pixels && first == 0 && last == span)
-      tile_channels<Load, Taps, Stride, Rows, Pixels, false>(b, rows, from, later, {}, outputs);
-    else
-      tile_channels<Load, Taps, Stride, Rows, Pixels, true>(b, rows, from, later, {first, last - first},
-                                                            outputs);
+    if (outputs == Pixels && first == 0 && last == span) {
+      tile_channels<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, Whole{}, outputs);
+      continue;
+    }
+    if constexpr (Taps > 2 && Pixels >= 7)
+      if (outputs == Pixels && cut_tile<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, first,
+                                                                          static_cast<int>(span) - last))
+        continue;
+    tile_channels<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, Inside{first, last - first},
+                                                    outputs);
   }
 }
 

@@ -36,17 +36,18 @@ struct PhaseShape {
 };
 
 // One source row.
-template <class Shape, int Taps, bool Edge, class S>
+template <class Shape, int Taps, class S, class In>
 DEPTHWISE_INLINE void spread_taps(const S* x, index_t pixel_step, const compute_t<S>* w, index_t weight_step,
-                                  Inside inside, vec<compute_t<S>> (&acc)[Shape::kResults]) {
+                                  const In& inside, vec<compute_t<S>> (&acc)[Shape::kResults]) {
   vec<compute_t<S>> weights[Taps];
 #pragma GCC unroll 8
   for (int k = 0; k < Taps; ++k, w += weight_step) weights[k] = simd::load(w);
+  Steps<const S*> source{x, pixel_step};
 #pragma GCC unroll 16
-  for (int i = 0; i < Shape::kSources; ++i, x += pixel_step) {
-    opaque(x);
-    if (Edge && !inside(i)) continue;
-    vec<compute_t<S>> input = simd::load(x);
+  for (int i = 0; i < Shape::kSources; ++i) {
+    const S* const at = source(i);
+    if (!inside.has(i, Shape::kSources)) continue;
+    vec<compute_t<S>> input = simd::load(at);
     keep(input);
 #pragma GCC unroll 8
     for (int k = 0; k < Taps; ++k)
@@ -69,9 +70,9 @@ DEPTHWISE_INLINE void write_phases(const Window<S>& b, const vec<compute_t<S>> (
 
 // The tile of the results from `out` on, of which the first `kept` are; its sources begin `offset` elements
 // into their rows. The last vector of channels overlaps its neighbour.
-template <class Shape, int Taps, int Pixels, bool Edge, class S>
+template <class Shape, int Taps, int Pixels, class S, class In>
 DEPTHWISE_INLINE void phase_channels(const Window<S>& b, const WindowRows<S>& rows, S* out, index_t offset,
-                                     index_t later, Inside inside, int kept) {
+                                     index_t later, const In& inside, int kept) {
   using T = compute_t<S>;
   for (index_t channel = 0; channel < b.channels; channel += kLanes<T>) {
     const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
@@ -79,9 +80,8 @@ DEPTHWISE_INLINE void phase_channels(const Window<S>& b, const WindowRows<S>& ro
     vec<T> acc[1][Shape::kResults] = {};
     const T* w = b.weights + rows.begin * b.weight_row + c;
     for (index_t t = rows.begin; t < rows.end; ++t, w += b.weight_row)
-      spread_taps<Shape, Taps, Edge>(rows.table[t] + offset + c, b.pixel_step, w, b.weight_step, inside,
-                                     acc[0]);
-    write_phases<S, Shape::kResults, Edge>(b, acc, kept, out + c);
+      spread_taps<Shape, Taps>(rows.table[t] + offset + c, b.pixel_step, w, b.weight_step, inside, acc[0]);
+    write_phases<S, Shape::kResults, !In::kKnown>(b, acc, kept, out + c);
   }
 }
 
@@ -104,9 +104,9 @@ void phase_row(const Window<S>& window, const WindowRows<S>& window_rows, index_
     S* const out = rows.out + from * b.out_step;
     const index_t offset = first * b.pixel_step, later = offset + b.fetch_ahead * Pixels * b.pixel_step;
     if (kept == results && lo == 0 && hi == sources)
-      phase_channels<Shape, Taps, Pixels, false>(b, rows, out, offset, later, {}, kept);
+      phase_channels<Shape, Taps, Pixels>(b, rows, out, offset, later, Whole{}, kept);
     else
-      phase_channels<Shape, Taps, Pixels, true>(b, rows, out, offset, later, {lo, hi - lo}, kept);
+      phase_channels<Shape, Taps, Pixels>(b, rows, out, offset, later, Inside{lo, hi - lo}, kept);
   }
 }
 
