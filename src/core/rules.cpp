@@ -368,7 +368,7 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
 // Whether transposing pays, by measurement: where planes have no tiles of several rows, and where their rows
 // are short; where planes do not evict their neighbours, all of which are read and written at once.
 bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector_bytes) {
-  constexpr double kLeastUse = 0.7;
+  constexpr double kLeastUse = 0.7, kLeastImageUse = 2 / 3.0;
   constexpr index_t kShortRow = 12, kFewTaps = 5, kDilated = 4;
   const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element, columns = p.w.out_count;
   if (lane_use(p.channels, lanes) < kLeastUse) return false;
@@ -378,6 +378,10 @@ bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector
     return in % kWayBytes == 0 || out % kWayBytes == 0;
   };
   const index_t taps = std::max(p.h.taps, p.w.taps);
+  // Small planes are read where they lie, as far as their rows fill vectors.
+  const bool images = vector_bytes == kAvx2Bytes && element == dtype_bytes(spec.dtype) && plane_tiles(spec) &&
+                      taps == 3 && p.w.stride == 1 && columns <= 2 * lanes;
+  if (images && lane_use(columns, lanes) > kLeastImageUse) return false;
   if (columns <= kShortRow) return true;
   if (!plane_tiles(spec)) return p.h.taps * p.w.taps >= kFewTaps;
   if (evicted(spec.h, spec.w)) return false;

@@ -7,6 +7,7 @@
 #include "flat_pack.hpp"
 #include "flat_tile.hpp"
 #include "line_store.hpp"
+#include "plane_image.hpp"
 #include "plane_tile.hpp"
 #include "range.hpp"
 
@@ -54,20 +55,27 @@ class Flat {
     choose_tiles();
     panel_ += (kV - source_row_.begin / w_.stride * layout_.pixel % kV) % kV;  // aligns what is packed
     if (!task_.operands.bias) fill(bias_, layout_.outputs * period_ * kV, -T(0));
-    for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) {
+    for (unit_ = task_.unit_begin; unit_ < task_.unit_end;) {
       find_unit();
+      if constexpr (kImages) {
+        const index_t planes = images_ ? run_images() : 0;
+        unit_ += planes;
+        if (planes > 0) continue;
+      }
       if (task_.operands.bias) load_bias();
       if constexpr (kLayout == Layout::nhwc)
         finite_ = load_weights();
       else
         finite_ = layout_.outputs * layout_.subrows == 1 ? take_plane_weights() : load_plane_weights();
       run_unit();
+      ++unit_;
     }
   }
 
  private:
   using T = compute_t<S>;
   static constexpr int kV = kLanes<T>;
+  static constexpr bool kImages = kPlaneImages && kLayout == Layout::nchw && sizeof(S) == sizeof(T);
 
   static void fill(T* to, index_t elements, T value) {
     for (index_t i = 0; i < elements; ++i) to[i] = value;
@@ -110,6 +118,9 @@ class Flat {
     block_.offsets = offsets_;
     adjacent_rows_ =
         kLayout == Layout::nchw && columns_ == result_.width && h_.out_step == 1 && w_.out_step == 1;
+    images_ = kImages && shared_ && h_.taps == 3 && h_.stride == 1 && w_.src_step == 1 && w_.out_step == 1 &&
+              layout_.outputs * layout_.subrows == 1 && task_.row_end - task_.row_begin >= kImageRows &&
+              (columns_ >= kV || adjacent_rows_);
     copies_ = sizeof(S) == sizeof(T) && !task_.operands.bias &&
               spec_.activation == depthwise::Activation::none && w_.out_step == 1;
     plain_ = copies_ && (elements_ >= period_ * kV || (kLayout == Layout::nchw && kMaskedLanes && shared_));
@@ -267,6 +278,41 @@ class Flat {
     for (index_t o = 0; o < layout_.outputs; ++o) compute_rows(u, task_.row_end - u, o);
   }
 
+  // The planes from the current one on whose weights are staged together. How many that were: none where a
+  // tap on zeros could make a NaN.
+  index_t run_images() {
+    if constexpr (kImages) {
+      if (unit_ >= staged_end_) stage_weights();
+      const index_t lane = unit_ - staged_begin_, position = task_.row_begin,
+                    planes = smaller(staged_end_, task_.unit_end) - unit_;
+      const T* const probe = staged_ + h_.taps * w_.taps * kV + lane;
+      for (index_t i = 0; i < planes; ++i)
+        if (probe[i] != 0) return 0;
+      const S* bias = static_cast<const S*>(task_.operands.bias);
+      const index_t row_step = h_.src_step * source_.row_step;
+      plane_images(
+          PlaneImages<T>{.source = unit_source_ - source_row_.begin + h_.source(position) * source_.row_step,
+                         .row_step = row_step,
+                         .plane_step = source_.channel_step,
+                         .tap_step = w_.spacing,
+                         .first = rows_inside_.begin - position,
+                         .last = rows_inside_.end - position,
+                         .low = source_row_.begin,
+                         .high = source_row_.end,
+                         .weights = staged_ + lane,
+                         .out = result_row(position, 0),
+                         .out_row = result_row_step_,
+                         .out_plane = result_.channel_step,
+                         .rows = task_.row_end - position,
+                         .elements = columns_,
+                         .planes = planes,
+                         .bias = bias ? bias + unit_ : nullptr,
+                         .activation = spec_.activation});
+      return planes;
+    }
+    return 0;
+  }
+
   // The task's part of the source and of the result, in the current unit.
   void find_unit() {
     const index_t planes = kLayout == Layout::nchw ? unit_ : 0;
@@ -398,7 +444,7 @@ class Flat {
   FlatRow<S> source_row_{};
   FlatPanel split_{};
   bool finite_ = true, shared_ = false, adjacent_rows_ = false, copies_ = false, plain_ = false;
-  bool in_place_ = false, cleared_ = false;
+  bool in_place_ = false, images_ = false, cleared_ = false;
 };
 
 }  // namespace

@@ -45,20 +45,18 @@ DEPTHWISE_INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 // Taps of a kernel of any width up to which rows of the image itself are read.
 inline constexpr index_t kMaskedTaps = 16;
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 // Which of the L positions from this one on lie inside the image.
 template <int L, class T>
-DEPTHWISE_INLINE __mmask16 lanes_inside(const FlatBlock<T>& b, index_t position) {
-  __mmask16 lanes = lanes_between<L>(b.low - position, b.high - position);
-  __asm__("" : "+Yk"(lanes));
-  return lanes;
+DEPTHWISE_INLINE LaneMask lanes_inside(const FlatBlock<T>& b, index_t position) {
+  return lanes_between<T, L>(b.low - position, b.high - position);
 }
 
 // Which lanes of each tap's inputs are read. Those of K taps are found without a loop: the compiler keeps
 // arrays that loops fill in memory.
 template <class T, int L, int K>
 struct MaskedInputs {
-  __mmask16 inside[K];
+  LaneMask inside[K];
 
   DEPTHWISE_INLINE MaskedInputs(const FlatBlock<T>& b, index_t at)
       : MaskedInputs(b, at, std::make_integer_sequence<int, K>{}) {}
@@ -72,7 +70,7 @@ struct MaskedInputs {
 };
 template <class T, int L>
 struct MaskedInputs<T, L, 0> {
-  __mmask16 inside[kMaskedTaps];
+  LaneMask inside[kMaskedTaps];
 
   DEPTHWISE_INLINE MaskedInputs(const FlatBlock<T>& b, index_t at) {
     for (index_t k = 0; k < b.taps; ++k) inside[k] = lanes_inside<L>(b, at + k * b.tap_step);

@@ -59,7 +59,7 @@ struct ShiftedInputs {
   using Lane = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
   static constexpr int kLoads = S * Vectors + 1;
   wide<Lane, L> picked[K];
-  __mmask16 inside[kLoads];  // the image
+  LaneMask inside[kLoads];  // the image
 
   DEPTHWISE_INLINE ShiftedInputs(const FlatBlock<T>& b, index_t position)
       : ShiftedInputs(b, position, std::make_integer_sequence<int, K>{},
@@ -152,7 +152,7 @@ DEPTHWISE_INLINE void plane_tile(const FlatBlock<T>& b, index_t row, index_t at,
   T* out = b.out + row * b.out_row + at;
 #if defined(__AVX512F__)
   if (Vectors == 1 && b.elements < L) {
-    const __mmask16 lanes = lanes_between<L>(0, b.elements);
+    const LaneMask lanes = lanes_between<T, L>(0, b.elements);
 #pragma GCC unroll 8
     for (int t = 0; t < Rows; ++t, out += b.out_row) store_lanes<T, L>(out, acc[t][0], lanes);
     return;
@@ -171,7 +171,7 @@ DEPTHWISE_INLINE void store_rows(const FlatBlock<T>& b, index_t row, index_t at,
                                  const wide<T, L> (&acc)[Rows][Vectors]) {
   T* out = b.out + row * b.out_row + at;
   const index_t rest = b.elements - at - (Vectors - 1) * L;  // for the last vector
-  const __mmask16 lanes = lanes_between<L>(0, rest);
+  const LaneMask lanes = lanes_between<T, L>(0, rest);
 #pragma GCC unroll 8
   for (int t = 0; t < Rows; ++t, out += b.out_row) {
 #pragma GCC unroll 8

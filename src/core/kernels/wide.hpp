@@ -26,8 +26,11 @@ DEPTHWISE_INLINE void store_wide(T* p, wide<T, L> x) {
   *reinterpret_cast<typename wide_of<T, L>::unaligned*>(p) = x;
 }
 
+// Whether some lanes of a vector can be loaded, and stored, for little more than all of them: AVX2 has such
+// stores, too, but processors that take a dozen cycles for one.
 #if defined(__AVX512F__)
-inline constexpr bool kMaskedLanes = true;
+inline constexpr bool kMaskedLoads = true, kMaskedLanes = true;
+using LaneMask = __mmask16;
 
 DEPTHWISE_INLINE __m512 fma_wide(__m512 x, __m512 y, __m512 acc) { return _mm512_fmadd_ps(x, y, acc); }
 DEPTHWISE_INLINE __m512d fma_wide(__m512d x, __m512d y, __m512d acc) { return _mm512_fmadd_pd(x, y, acc); }
@@ -36,7 +39,7 @@ DEPTHWISE_INLINE __m256d fma_wide(__m256d x, __m256d y, __m256d acc) { return _m
 
 // Lanes that are not in the mask read as 0, and no memory is touched for them.
 template <class T, int L>
-DEPTHWISE_INLINE wide<T, L> load_lanes(const T* p, __mmask16 lanes) {
+DEPTHWISE_INLINE wide<T, L> load_lanes(const T* p, LaneMask lanes) {
   wide<T, L> x;
   const auto& memory = *reinterpret_cast<const typename wide_of<T, L>::unaligned*>(p);
   if constexpr (sizeof(T) == 4)
@@ -46,7 +49,7 @@ DEPTHWISE_INLINE wide<T, L> load_lanes(const T* p, __mmask16 lanes) {
   return x;
 }
 template <class T, int L>
-DEPTHWISE_INLINE void store_lanes(T* p, wide<T, L> x, __mmask16 lanes) {
+DEPTHWISE_INLINE void store_lanes(T* p, wide<T, L> x, LaneMask lanes) {
   if constexpr (sizeof(T) == 4 && L == 16) _mm512_mask_storeu_ps(p, lanes, (__m512)x);
   if constexpr (sizeof(T) == 8 && L == 8) _mm512_mask_storeu_pd(p, (__mmask8)lanes, (__m512d)x);
   if constexpr (sizeof(T) == 4 && L == 8) _mm256_mask_storeu_ps(p, (__mmask8)lanes, (__m256)x);
@@ -54,14 +57,40 @@ DEPTHWISE_INLINE void store_lanes(T* p, wide<T, L> x, __mmask16 lanes) {
 }
 
 // Lanes i of L with low <= i < high.
-template <int L>
-DEPTHWISE_INLINE __mmask16 lanes_between(index_t low, index_t high) {
+template <class T, int L>
+DEPTHWISE_INLINE LaneMask lanes_between(index_t low, index_t high) {
   const int from = static_cast<int>(low < 0 ? 0 : low > L ? L : low);
   const int to = static_cast<int>(high < 0 ? 0 : high > L ? L : high);
-  return static_cast<__mmask16>(((1u << to) - 1) & ~((1u << from) - 1));
+  LaneMask lanes = static_cast<LaneMask>(((1u << to) - 1) & ~((1u << from) - 1));
+  __asm__("" : "+Yk"(lanes));
+  return lanes;
 }
 #else
 inline constexpr bool kMaskedLanes = false;
+
+#if defined(__AVX2__)
+inline constexpr bool kMaskedLoads = true;
+using LaneMask = __m256i;
+
+template <class T, int L>
+DEPTHWISE_INLINE wide<T, L> load_lanes(const T* p, LaneMask lanes) {
+  if constexpr (sizeof(T) == 4)
+    return _mm256_maskload_ps(p, lanes);
+  else
+    return _mm256_maskload_pd(p, lanes);
+}
+template <class T, int L>
+DEPTHWISE_INLINE LaneMask lanes_between(index_t low, index_t high) {
+  simd::index_vec<T> lane;
+  for (int i = 0; i < L; ++i) lane[i] = i;
+  const auto clamp = [](index_t i) { return static_cast<int>(i < 0 ? 0 : i > L ? L : i); };
+  LaneMask lanes = (LaneMask)((lane >= clamp(low)) & (lane < clamp(high)));
+  __asm__("" : "+x"(lanes));
+  return lanes;
+}
+#else
+inline constexpr bool kMaskedLoads = false;
+#endif
 
 template <class V>
 DEPTHWISE_INLINE V fma_wide(V x, V y, V acc) {
