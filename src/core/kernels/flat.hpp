@@ -119,8 +119,8 @@ class Flat {
     adjacent_rows_ =
         kLayout == Layout::nchw && columns_ == result_.width && h_.out_step == 1 && w_.out_step == 1;
     images_ = kImages && shared_ && h_.taps == 3 && h_.stride == 1 && w_.src_step == 1 && w_.out_step == 1 &&
-              layout_.outputs * layout_.subrows == 1 && task_.row_end - task_.row_begin >= kImageRows &&
-              (columns_ >= kV || adjacent_rows_);
+              layout_.outputs * layout_.subrows == 1 && columns_ <= kImageVectors * kV &&
+              task_.row_end - task_.row_begin >= kImageRows && (columns_ >= kV || adjacent_rows_);
     copies_ = sizeof(S) == sizeof(T) && !task_.operands.bias &&
               spec_.activation == depthwise::Activation::none && w_.out_step == 1;
     plain_ = copies_ && (elements_ >= period_ * kV || (kLayout == Layout::nchw && kMaskedLanes && shared_));

@@ -97,11 +97,14 @@ DEPTHWISE_INLINE void image_columns(const PlaneImages<T>& b, index_t at, index_t
     for (int i = 0; i < 9; ++i) weights[i] = simd::broadcast(b.weights[i * L + p]);
     const T* const x = b.source + p * b.plane_step + at;
     T* const out = b.out + p * b.out_plane + at;
-    const bool all = b.elements >= L || (follow && p + 1 < b.planes);
+    // Rows up to here are written as whole vectors: there is room behind their last.
+    const index_t room = (follow ? b.planes - p : 1) * b.rows * b.elements,
+                  whole = b.elements >= L ? b.rows
+                          : room < L      ? 0
+                                          : (room - L) / b.elements + 1;
     for (index_t u = begin; u < end; u += kImageRows) {
       const index_t row = smaller(u, b.rows - kImageRows);
-      image_tile(b, x + row * b.row_step, row, lanes, weights, out + row * b.out_row,
-                 all || row + kImageRows < b.rows ? kImageRows : kImageRows - 1);
+      image_tile(b, x + row * b.row_step, row, lanes, weights, out + row * b.out_row, whole - row);
     }
   }
 }
@@ -122,12 +125,14 @@ __attribute__((noinline)) void finish_images(const PlaneImages<T>& b) {
   }
 }
 
-// All planes; rows >= kImageRows. Bands of rows stay in the cache while vectors of columns pass over them.
+// All planes; rows >= kImageRows. Bands of rows stay in the cache while vectors of columns pass over them;
+// where there is but one vector, planes are written in order.
 template <class T>
 void plane_images(const PlaneImages<T>& b) {
   constexpr index_t kBandBytes = 256 << 10, L = kLanes<T>;
   const index_t row_bytes = 2 * b.planes * b.elements * static_cast<index_t>(sizeof(T));
-  const index_t tiles = kBandBytes / (kImageRows * row_bytes), band = (tiles > 1 ? tiles : 1) * kImageRows;
+  const index_t tiles = kBandBytes / (kImageRows * row_bytes),
+                band = b.elements <= L ? b.rows : (tiles > 1 ? tiles : 1) * kImageRows;
   for (index_t u = 0; u < b.rows; u += band) {
     const index_t end = smaller(u + band, b.rows);
     image_columns(b, 0, u, end);
