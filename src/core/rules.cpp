@@ -255,7 +255,8 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false) {
   const bool beyond_caches = (spec.input_elements() + spec.output_elements()) * stored > kBeyondCaches;
   if (beyond_caches && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
-  r.tile.stream = beyond_caches;
+  // Where a task computes all phases, parts of lines would be written past the caches out of order.
+  r.tile.stream = beyond_caches && (!phases || vector_bytes == kLineBytes);
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
               r.scratch_bytes <= kMaxScratchBytes;

@@ -12,7 +12,7 @@ namespace {
 
 inline constexpr int kImageRows = 7;
 // Vectors of a row up to which this pays, by measurement.
-inline constexpr index_t kImageVectors = 8;
+inline constexpr index_t kImageVectors = 4;
 
 // Some planes of one task. Row 0, column 0 of the output reads `source` for tap 0 of kernel row 0; of the
 // rows and columns from there on, [first, last) and [low, high) exist. Tap i of plane p has the weight
