@@ -200,6 +200,24 @@ def test_planes_of_every_width_have_the_bits_of_the_generic_row(rng, kernel, str
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("activation", [None, "relu6"])
+def test_narrow_planes_end_where_they_should(rng, activation, isa, dtype):
+    """Less than a vector a row, tall ones, more planes than lanes, and a weight that is not finite."""
+    for width, height, bad in itertools.product(range(1, 20), (7, 9, 700), (False, True)):
+        spec = _spec.general_spec((1, 9, height, width), (3, 3, 9, 1), dtype, padding=1, layout="NCHW")
+        x, filter = operands(rng, spec, "forward")
+        if bad:
+            filter[0, 1, 4, 0] = np.inf
+        bias = random_array(rng, (9,), dtype)
+        arguments = replace(spec, activation=activation).native_arguments("forward", has_bias=True)
+        expected = _native.Plan(*arguments, GENERIC, isa).run(x, filter, bias, None, 1)
+        for threads in (1, 2):
+            result = _native.Plan(*arguments, "nchw_planes", isa).run(x, filter, bias, None, threads)
+            assert same_bits(result, expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7, (3, 5), (7, 3)])
 def test_phases_of_strided_gradients_give_the_bits_of_the_generic_row(rng, isa, dtype, kernel):
     """Every pad, rows shorter and longer than tiles, parts of vectors, and a weight that is not finite."""

@@ -45,7 +45,7 @@ DEPTHWISE_INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 // Taps of a kernel of any width up to which rows of the image itself are read.
 inline constexpr index_t kMaskedTaps = 16;
 
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
 // Which of the L positions from this one on lie inside the image.
 template <int L, class T>
 DEPTHWISE_INLINE LaneMask lanes_inside(const FlatBlock<T>& b, index_t position) {

@@ -26,10 +26,10 @@ DEPTHWISE_INLINE void store_wide(T* p, wide<T, L> x) {
   *reinterpret_cast<typename wide_of<T, L>::unaligned*>(p) = x;
 }
 
-// Whether some lanes of a vector can be loaded, and stored, for little more than all of them: AVX2 has such
-// stores, too, but processors that take a dozen cycles for one.
+// Whether some lanes of a vector can be loaded, and stored, for little more than all of them. AVX2 has loads
+// for that, and stores, but for one of those some processors take a dozen cycles.
 #if defined(__AVX512F__)
-inline constexpr bool kMaskedLoads = true, kMaskedLanes = true;
+inline constexpr bool kMaskedLanes = true;
 using LaneMask = __mmask16;
 
 DEPTHWISE_INLINE __m512 fma_wide(__m512 x, __m512 y, __m512 acc) { return _mm512_fmadd_ps(x, y, acc); }
@@ -69,7 +69,6 @@ DEPTHWISE_INLINE LaneMask lanes_between(index_t low, index_t high) {
 inline constexpr bool kMaskedLanes = false;
 
 #if defined(__AVX2__)
-inline constexpr bool kMaskedLoads = true;
 using LaneMask = __m256i;
 
 template <class T, int L>
@@ -88,8 +87,6 @@ DEPTHWISE_INLINE LaneMask lanes_between(index_t low, index_t high) {
   __asm__("" : "+x"(lanes));
   return lanes;
 }
-#else
-inline constexpr bool kMaskedLoads = false;
 #endif
 
 template <class V>
