@@ -1,5 +1,7 @@
 """The cost of a small call, reported beside `numpy.add` on the same array."""
 
+import timeit
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ import depthwise
 
 LIMIT = 5e-6
 PREPARED_LIMIT = 2e-6
+#: What `numpy.add` takes on machines that the limits are meant for; elsewhere all of Python takes longer.
+ADDITION = 0.5e-6
 
 
 @pytest.fixture(scope="module")
@@ -32,4 +36,9 @@ def test_a_small_call_is_cheap(benchmark, calls, name):
     benchmark(call)
     if limit is not None and benchmark.stats is not None:
         # The fastest round: what else runs on the machine can only add to it.
-        assert benchmark.stats.stats.min <= limit
+        assert benchmark.stats.stats.min <= limit * max(1, addition() / ADDITION)
+
+
+def addition():
+    x = np.ones((1, 4, 4, 8), np.float32)
+    return min(timeit.repeat(lambda: np.add(x, x), number=100, repeat=200)) / 100
