@@ -224,10 +224,14 @@ std::optional<std::vector<std::vector<Run>>> find_runs(Border border, const Axis
   return runs;
 }
 
-// Every axis of a piece that a strip needs: along the rows, or the columns.
+// Kinds of pieces up to which each gets a plan. Sane problems have a few.
+constexpr std::size_t kMostPlans = 1 << 12;
+
+// Every axis of a piece that a strip needs, along the rows, or the columns; or more than there may be plans.
 std::vector<Axis> piece_axes(const Patches& p, const Strip& s, bool rows) {
   std::vector<Axis> axes;
   const auto add = [&axes](const Axis& a) {
+    if (axes.size() > kMostPlans) return;
     const auto same = [&a](const Axis& b) { return a.in == b.in && a.out == b.out && a.pad == b.pad; };
     if (std::none_of(axes.begin(), axes.end(), same)) axes.push_back(a);
   };
@@ -263,17 +267,22 @@ bool find_pieces(Patches& p) {
   return true;
 }
 
-void plan_pieces(Patches& p, const std::string& kernel) {
+// Whether there are few enough kinds of pieces.
+bool plan_pieces(Patches& p, const std::string& kernel) {
   for (Strip& s : p.strips) {
-    for (const Axis& h : piece_axes(p, s, true))
-      for (const Axis& w : piece_axes(p, s, false))
+    const std::vector<Axis> rows = piece_axes(p, s, true), columns = piece_axes(p, s, false);
+    for (const Axis& h : rows)
+      for (const Axis& w : columns)
         for (const index_t block : {index_t{0}, p.channel_blocks - 1}) {
           const Spec piece = p.piece(h, w, p.channel_count(block));
-          if (!p.find(piece)) p.plans.push_back(plan_piece(piece, *p.isa, kernel));
+          const Plan* plan = p.find(piece);
+          if (!plan && p.plans.size() == kMostPlans) return false;
+          if (!plan) plan = &p.plans.emplace_back(plan_piece(piece, *p.isa, kernel));
           p.scratch_bytes =
-              std::max(p.scratch_bytes, p.layout(s, p.channels).kernel + p.find(piece)->rule.scratch_bytes);
+              std::max(p.scratch_bytes, p.layout(s, p.channels).kernel + plan->rule.scratch_bytes);
         }
   }
+  return true;
 }
 
 void count_tiles(Patches& p) {
@@ -383,8 +392,7 @@ std::shared_ptr<const Patches> make_patches(const Plan& plan, const std::string&
     // A large kernel needs more than the usual share, but never more than the bound.
     const bool usual = choose_sizes(p, bytes);
     if (!usual && !choose_sizes(p, kMaxScratchBytes * 3 / 4)) return nullptr;
-    if (!find_pieces(p)) return nullptr;
-    plan_pieces(p, kernel);
+    if (!find_pieces(p) || !plan_pieces(p, kernel)) return nullptr;
     count_tiles(p);
     if (p.scratch_bytes <= kMaxScratchBytes) return std::make_shared<const Patches>(std::move(p));
     if (!usual) return nullptr;
