@@ -8,18 +8,18 @@ namespace {
 
 // How many of start, start + step, ... lie below size.
 index_t count_from(index_t start, index_t step, index_t size) {
-  return start < size ? (size - start + step - 1) / step : 0;
+  return start < size ? (size - start - 1) / step + 1 : 0;
 }
 
 AxisClass forward_class(const Axis& a, bool split, index_t q) {
-  const index_t residues = split ? a.dilation / std::gcd(a.stride, a.dilation) : 1;
+  const index_t g = std::gcd(a.stride, a.dilation), residues = split ? a.dilation / g : 1;
   return {.out_start = q,
           .out_step = residues,
           .out_count = count_from(q, residues, a.out),
           .src_start = a.stride * q - a.pad,
           .src_step = split ? a.dilation : 1,
           .src_size = a.in,
-          .stride = split ? a.stride * residues / a.dilation : a.stride,
+          .stride = split ? a.stride / g : a.stride,
           .spacing = split ? 1 : a.dilation,
           .taps = a.kernel,
           .tap_start = 0,
@@ -33,6 +33,12 @@ index_t first_tap(const Axis& a, index_t r, index_t period) {
   return a.kernel;
 }
 
+// From a position of the input to the next of its class; steps beyond the axis are all alike.
+index_t input_step(const Axis& a, index_t residues) {
+  index_t step;
+  return __builtin_mul_overflow(a.stride, residues, &step) ? std::max<index_t>(a.in, 1) : step;
+}
+
 AxisClass grad_input_class(const Axis& a, bool split, index_t k) {
   const index_t g = std::gcd(a.stride, a.dilation);
   const index_t spread = a.dilation / g, period = a.stride / g;
@@ -41,10 +47,10 @@ AxisClass grad_input_class(const Axis& a, bool split, index_t k) {
   const index_t taps = count_from(t0, period, a.kernel);
   // Tap m of the phase reads gradient v + b - spread*m; taps run backwards so that the source position grows.
   const index_t b = taps > 0 ? (r + a.pad - a.dilation * t0) / a.stride : 0;
-  const index_t residues = split ? spread : 1;
+  const index_t step = input_step(a, split ? spread : 1);
   return {.out_start = r + a.stride * q,
-          .out_step = a.stride * residues,
-          .out_count = count_from(r + a.stride * q, a.stride * residues, a.in),
+          .out_step = step,
+          .out_count = count_from(r + a.stride * q, step, a.in),
           .src_start = q + b - spread * (taps - 1),
           .src_step = split ? spread : 1,
           .src_size = a.out,
@@ -59,7 +65,7 @@ AxisClass grad_input_class(const Axis& a, bool split, index_t k) {
 
 index_t class_count(Op op, const Axis& a, Dilation dilation) {
   const index_t residues = dilation == Dilation::split ? a.dilation / std::gcd(a.stride, a.dilation) : 1;
-  return op == Op::grad_input ? std::min(a.in, a.stride * residues) : std::min(a.out, residues);
+  return op == Op::grad_input ? std::min(a.in, input_step(a, residues)) : std::min(a.out, residues);
 }
 
 AxisClass axis_class(Op op, const Axis& a, Dilation dilation, index_t k) {
