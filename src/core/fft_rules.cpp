@@ -198,6 +198,8 @@ index_t scratch_bytes(const Spec& s, const FftLayout& l) {
 // An image's bits must not depend on how many images follow it, so the choice does not know the batch.
 Choice choose(const Spec& s, const Need& h, const Need& w, index_t units) {
   Choice best;
+  // With a border, scratch stays as small as the direct kernels', however small the cache.
+  const index_t cached = s.border == Border::constant ? caches().l2 : std::max(caches().l2, kMaxScratchBytes);
   const std::vector<Cut> rows = cuts(h), columns = cuts(w);
   for (const Cut& r : rows)
     for (const Cut& c : columns) {
@@ -212,8 +214,8 @@ Choice choose(const Spec& s, const Need& h, const Need& w, index_t units) {
       double cycles =
           static_cast<double>(tiles) * cost.tile + (once ? 1.0 : static_cast<double>(tiles)) * cost.unit;
       const index_t bytes = scratch_bytes(s, l);
-      if (bytes > caches().l2) cycles *= 1.6;  // a plane is read and written by rows and by columns
-      if (group > 1) cycles *= 1.2;            // to bring pixels into lanes and back
+      if (bytes > cached) cycles *= 1.6;  // a plane is read and written by rows and by columns
+      if (group > 1) cycles *= 1.2;       // to bring pixels into lanes and back
       if (bytes > kMaxFftScratchBytes || (best.cycles > 0 && best.cycles <= cycles)) continue;
       best = {r, c, cycles, shareable && (s.batch > 1 || tiles > 1)};
     }

@@ -93,16 +93,11 @@ class Operation:
         """`run_checked` with a checked bias, and what `prepare` made of the filter `b`."""
         if out is None:
             return self._run_new(a, b, bias, threads, prepared)
-        if (
-            type(out) is np.ndarray
-            and out.shape == self.result_shape
-            and out.dtype is self.dtype
-            and out.flags.carray  # C-contiguous, aligned and writeable
-        ):
+        if type(out) is np.ndarray:
             try:
                 self._compute(a, b, bias, out, threads, prepared)
                 return out
-            except ValueError:  # of extents that overlap, though perhaps no element is shared
+            except ValueError:  # of its shape, dtype or layout, or of extents that overlap
                 pass
         self._check_out(out, (a, b) if bias is None else (a, b, bias))
         out[...] = self._run_new(a, b, bias, threads, prepared)
@@ -157,6 +152,8 @@ class Operation:
         """Run on 4-D views of 3-D images and of a `[kh, kw]` filter."""
         b_view = self._image_view(b) if self.op == "grad_filter" else self._filter_view(b)
         if out is not None:
+            if out.shape != self.result_shape or not out.flags.c_contiguous:
+                raise ValueError("out must be a C-contiguous array of the result's shape")
             out = out.reshape(self._four_d.result_shape(self.op))
         result: Array = self.native.run(self._image_view(a), b_view, bias, out, threads, prepared)
         return result.reshape(self.result_shape)
