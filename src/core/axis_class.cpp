@@ -12,14 +12,14 @@ index_t count_from(index_t start, index_t step, index_t size) {
 }
 
 AxisClass forward_class(const Axis& a, bool split, index_t q) {
-  const index_t g = std::gcd(a.stride, a.dilation), residues = split ? a.dilation / g : 1;
+  const index_t g = split ? std::gcd(a.stride, a.dilation) : 1, residues = split ? a.dilation / g : 1;
   return {.out_start = q,
           .out_step = residues,
           .out_count = count_from(q, residues, a.out),
           .src_start = a.stride * q - a.pad,
           .src_step = split ? a.dilation : 1,
           .src_size = a.in,
-          .stride = split ? a.stride / g : a.stride,
+          .stride = a.stride / g,
           .spacing = split ? 1 : a.dilation,
           .taps = a.kernel,
           .tap_start = 0,

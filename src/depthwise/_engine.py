@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
+from numpy import ndarray
 
 from . import _config, _native, _spec
 
@@ -93,7 +94,7 @@ class Operation:
         """`run_checked` with a checked bias, and what `prepare` made of the filter `b`."""
         if out is None:
             return self._run_new(a, b, bias, threads, prepared)
-        if type(out) is np.ndarray:
+        if type(out) is ndarray:
             try:
                 self._compute(a, b, bias, out, threads, prepared)
                 return out
