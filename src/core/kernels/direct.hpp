@@ -137,7 +137,7 @@ class Direct {
         return;
       }
       const Window<S> window = describe(h, w);
-      part = {h, w, 1, window, window_functions<Load<S>>(window, task_.tile->pixels)};
+      part = {h, w, 1, window, loops(window)};
       ++count;
     });
     return count;
@@ -148,8 +148,27 @@ class Direct {
     const AxisClass all = all_phases(spec_.w);
     Window<S> window = describe(h, all);
     window.pad = spec_.w.pad;
-    part = {h, all, spec_.w.stride, window, {phase_function(window, task_.tile->pixels), nullptr}};
+    part = {h, all, spec_.w.stride, window, {loops_of_phases(window), nullptr}};
     return part.compute.one != nullptr;
+  }
+
+  // Those that convert what they load, or repeat it, are compiled here: no other source has use for them.
+  static constexpr bool kShared = !kRepeats && sizeof(S) == sizeof(T);
+
+  WindowFunctions<S> loops(const Window<S>& window) const {
+    if constexpr (kShared)
+      return DEPTHWISE_SYMBOL(windows)(window, task_.tile->pixels);
+    else
+      return window_functions<Load<S>>(window, task_.tile->pixels);
+  }
+
+  WindowFunction<S> loops_of_phases(const Window<S>& window) const {
+    if constexpr (kShared)
+      return DEPTHWISE_SYMBOL(phases)(window, task_.tile->pixels);
+    else if constexpr (kRepeats)
+      return nullptr;
+    else
+      return phase_function(window, task_.tile->pixels);
   }
 
   // A whole vector of source channels is read where there is one; else what there is.

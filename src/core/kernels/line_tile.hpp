@@ -5,13 +5,17 @@
 // outputs that it touches. Inputs that lie outside the image are skipped; so are source rows.
 #pragma once
 
-#include "../task.hpp"
 #include "activation.hpp"
+#include "window.hpp"
 
 namespace {
 
 using depthwise::index_t;
 using depthwise::kLineBytes;
+using depthwise::Window;
+using depthwise::WindowFunction;
+using depthwise::WindowFunctions;
+using depthwise::WindowRows;
 using simd::compute_t;
 using simd::kLanes;
 using simd::vec;
@@ -41,36 +45,6 @@ struct Repeat {
   simd::LaneCount<T> count;
 };
 
-// What the tiles of a block of output rows and channels share. Source and result are stored as S, sums and
-// weights are of the type that it computes in. Output column v reads input position stride*v + spacing*k for
-// its tap k; those in [inside_begin, inside_end) exist, pixel_step elements apart.
-template <class S>
-struct Window {
-  index_t taps, stride, spacing, inside_begin, inside_end, pixel_step;
-  index_t row_taps, row_stride;
-  const compute_t<S>* weights;  // tap k of kernel row t at t*weight_row + k*weight_step
-  index_t weight_row, weight_step;
-  index_t out_step, out_row;  // elements from an output column to the next, and from a row to the next
-  index_t channels;           // at least one vector of them
-  index_t fetch_ahead;        // how many tiles ahead of theirs rows are fetched; 0 for not at all
-  bool stream;                // write whole tiles past the caches
-  index_t pad = 0;            // of phases that are computed together: see phase_tile.hpp
-  const Repeat<compute_t<S>>* repeats = nullptr;  // of every vector, where source channels are repeated
-  // What becomes of sums; where they are only stored, `finishes` is false.
-  bool finishes = false;
-  const S* bias = nullptr;
-  Activation activation = Activation::none;
-};
-
-// Where rows of a tile start: table[t] is input position 0 under kernel row t of the first output row, for
-// begin <= t < end; the second output row starts row_stride further. out is output column 0.
-template <class S>
-struct WindowRows {
-  const S* const* table;
-  index_t begin, end;
-  S* out;
-};
-
 // How a vector of inputs is loaded, for the results from channel `channel` on.
 template <class S>
 struct Adjacent {
@@ -88,7 +62,9 @@ struct Repeated {
   index_t first;
 
   DEPTHWISE_INLINE Repeated(const Window<S>& b, index_t vector, index_t)
-      : lanes(b.repeats[vector].lanes), count(b.repeats[vector].count), first(b.repeats[vector].first) {}
+      : Repeated(static_cast<const Repeat<compute_t<S>>*>(b.repeats)[vector]) {}
+  DEPTHWISE_INLINE explicit Repeated(const Repeat<compute_t<S>>& r)
+      : lanes(r.lanes), count(r.count), first(r.first) {}
   DEPTHWISE_INLINE vec<compute_t<S>> operator()(const S* x) const {
     return simd::permute<compute_t<S>>(simd::load_lanes(x, count), lanes);
   }
@@ -328,7 +304,7 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
       tile_channels<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, Whole{}, outputs);
       continue;
     }
-    if constexpr (Taps > 2 && Pixels >= 7)
+    if constexpr (Taps > 2 && Pixels >= 7 && !Load::kRepeats)
       if (outputs == Pixels && cut_tile<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, first,
                                                                           static_cast<int>(span) - last))
         continue;
@@ -336,9 +312,6 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
                                                     outputs);
   }
 }
-
-template <class S>
-using WindowFunction = void (*)(const Window<S>&, const WindowRows<S>&, index_t, index_t);
 
 // Whether tiles of two output rows pay, which share inputs: the registers must hold both rows and the
 // weights.
@@ -357,12 +330,6 @@ WindowFunction<S> window_function_of(const Window<S>& b) {
   if (halved && b.taps == 7) return window_rows<S, Load, 7, 2, 1, Pixels>;
   return dense ? window_rows<S, Load, 0, 1, 1, Pixels> : window_rows<S, Load, 0, 0, 1, Pixels>;
 }
-
-// The loops for one output row, and those for pairs of rows, or null where they do not pay.
-template <class S>
-struct WindowFunctions {
-  WindowFunction<S> one, pair;
-};
 
 template <class S, class Load, int Pixels>
 WindowFunctions<S> window_functions_of(const Window<S>& b) {

@@ -146,7 +146,7 @@ class Lines {
         window_.out_row = h_.out_step * result_.row_step;
       }
     }
-    compute_ = window_functions<Adjacent<T>>(window_, task_.tile->pixels);
+    compute_ = DEPTHWISE_SYMBOL(windows)(window_, task_.tile->pixels);
   }
 
   // Output rows go by blocks of rows_at_once; row u reads positions stride*u to stride*u + taps.

@@ -144,7 +144,7 @@ class Transposed {
       T* const to = sums_ + (h.out_start * result_.width + w.out_start) * kL;
       Window<T> window = describe(h, all);
       window.pad = spec_.w.pad;
-      const WindowFunction<T> phases = phase_function(window, task_.tile->pixels);
+      const WindowFunction<T> phases = DEPTHWISE_SYMBOL(phases)(window, task_.tile->pixels);
       if (!phases)
         compute(h, w, 0, h.out_count, to);
       else if (w.out_start == 0)  // which stands for the others, too
@@ -203,7 +203,7 @@ class Transposed {
   // Rows [begin, end) of a class; `to` is row `begin`.
   void compute(const AxisClass& h, const AxisClass& w, index_t begin, index_t end, T* to) const {
     const Window<T> window = describe(h, w);
-    compute(h, w, window, window_functions<Adjacent<T>>(window, task_.tile->pixels), begin, end, to);
+    compute(h, w, window, DEPTHWISE_SYMBOL(windows)(window, task_.tile->pixels), begin, end, to);
   }
 
   void compute(const AxisClass& h, const AxisClass& w, const Window<T>& window,
