@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import DTYPES, assert_within, random_array, refused, same_bits, sum_bound
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_properties import cases
 
@@ -18,9 +18,6 @@ from depthwise import reference
 
 da = pytest.importorskip("dask.array")
 dask = pytest.importorskip("dask")
-
-# Each example makes, optimises and walks graphs of some fifty tasks.
-few = settings(max_examples=settings.default.max_examples // 5)
 
 
 def computed(array):
@@ -72,7 +69,6 @@ def lazy(array, chunks):
     return array if chunks is None else da.from_array(array, chunks=chunks)
 
 
-@few
 @given(data=st.data(), case=cases(), activation=st.sampled_from([None, None, "relu", "silu"]))
 def test_forward_has_the_unchunked_bits(data, case, activation):
     x, filter = case.arrays(case.x_shape, case.filter_shape)
@@ -85,7 +81,6 @@ def test_forward_has_the_unchunked_bits(data, case, activation):
     assert same_bits(computed(actual), expected)
 
 
-@few
 @given(data=st.data(), case=cases())
 def test_input_gradient_has_the_unchunked_bits(data, case):
     filter, grad = case.arrays(case.filter_shape, case.spec.output_shape)
@@ -96,7 +91,6 @@ def test_input_gradient_has_the_unchunked_bits(data, case):
     assert same_bits(computed(actual), expected)
 
 
-@few
 @given(data=st.data(), case=cases(), swap=st.booleans())
 def test_filter_gradient_is_within_the_bound(data, case, swap):
     x, grad = case.arrays(case.x_shape, case.spec.output_shape)
@@ -126,7 +120,6 @@ def bordered_cases(draw):
     return case
 
 
-@few
 @given(data=st.data(), case=bordered_cases())
 def test_borders_have_the_unchunked_bits(data, case):
     x, filter = case.arrays(case.x_shape, case.filter_shape)
@@ -135,7 +128,6 @@ def test_borders_have_the_unchunked_bits(data, case):
     assert same_bits(computed(actual), depthwise.conv2d(x, filter, **case.keywords))
 
 
-@few
 @given(data=st.data(), case=bordered_cases())
 def test_input_gradients_of_borders_have_the_unchunked_bits(data, case):
     filter, grad = case.arrays(case.filter_shape, case.spec.output_shape)
@@ -146,7 +138,6 @@ def test_input_gradients_of_borders_have_the_unchunked_bits(data, case):
     assert same_bits(computed(actual), expected)
 
 
-@few
 @given(data=st.data(), case=bordered_cases())
 def test_filter_gradients_of_borders_are_within_the_bound(data, case):
     x, grad = case.arrays(case.x_shape, case.spec.output_shape)
@@ -201,7 +192,6 @@ def test_filter_gradient_too_large_for_its_type_is_infinite():
     assert computed(gradient).tolist() == [[[[np.inf]]]]
 
 
-@few
 @given(data=st.data(), case=cases())
 def test_tensorflow_faces(data, case):
     case = replace(case, keywords={**case.keywords, "border": "constant"})
