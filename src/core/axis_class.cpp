@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 namespace depthwise {
 namespace {
@@ -26,11 +27,25 @@ AxisClass forward_class(const Axis& a, bool split, index_t q) {
           .tap_step = 1};
 }
 
-// The first tap that reaches position r of the input, or kernel when none does.
+// The inverse of a value that has no factor in common with the modulus, by Euclid's algorithm.
+index_t inverse(index_t value, index_t modulus) {
+  index_t divided = value % modulus, divisor = modulus, factor = 1, next_factor = 0;
+  while (divisor != 0) {
+    const index_t quotient = divided / divisor;
+    divided = std::exchange(divisor, divided - quotient * divisor);
+    factor = std::exchange(next_factor, factor - quotient * next_factor);
+  }
+  return factor < 0 ? factor + modulus : factor;
+}
+
+// The first tap that reaches position r of the input, or kernel when none does: the least t for which the
+// stride divides r + pad - dilation*t.
 index_t first_tap(const Axis& a, index_t r, index_t period) {
-  for (index_t t = 0; t < std::min(a.kernel, period); ++t)
-    if ((r + a.pad - a.dilation * t) % a.stride == 0) return t;
-  return a.kernel;
+  const index_t g = a.stride / period, position = r + a.pad;
+  if (position % g != 0) return a.kernel;
+  const index_t rest = position / g % period, residue = rest < 0 ? rest + period : rest;
+  const __int128 tap = static_cast<__int128>(residue) * inverse(a.dilation / g, period) % period;
+  return std::min(static_cast<index_t>(tap), a.kernel);
 }
 
 // From a position of the input to the next of its class; steps beyond the axis are all alike.
