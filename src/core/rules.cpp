@@ -54,7 +54,9 @@ Rule flat_rule(const Spec& spec, int vector_bytes) {
   // Rows packed again for the next block, and padding, are few against this many.
   r.tile.rows_at_once =
       static_cast<int>(std::clamp<index_t>(4 * p.h.taps, 8, std::max<index_t>(8, p.h.out_count)));
-  fit_columns(r.tile, caches().l1 * 3 / 4, ceil_div(16 * lanes * r.tile.period, pixel), scratch);
+  // Rows as long as the second-level cache allows, which the processor fetches ahead.
+  const index_t room = std::min(caches().l2, kMaxScratchBytes) / 2;
+  fit_columns(r.tile, room, ceil_div(16 * lanes * r.tile.period, pixel), scratch);
   r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));  // even shares
   const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
   const index_t steps = r.tile.columns * pixel * p.h.taps * p.w.taps * (nhwc ? 1 : spec.multiplier);

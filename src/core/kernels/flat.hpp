@@ -6,8 +6,8 @@
 #include "flat_layout.hpp"
 #include "flat_pack.hpp"
 #include "flat_tile.hpp"
+#include "image_tile.hpp"
 #include "line_store.hpp"
-#include "plane_image.hpp"
 #include "plane_tile.hpp"
 #include "range.hpp"
 
@@ -57,8 +57,8 @@ class Flat {
     if (!task_.operands.bias) fill(bias_, layout_.outputs * period_ * kV, -T(0));
     for (unit_ = task_.unit_begin; unit_ < task_.unit_end;) {
       find_unit();
-      if constexpr (kImages) {
-        const index_t planes = images_ ? run_images() : 0;
+      if constexpr (kReadsImages && kLayout == Layout::nchw) {
+        const index_t planes = images_ ? run_planes() : 0;
         unit_ += planes;
         if (planes > 0) continue;
       }
@@ -75,7 +75,7 @@ class Flat {
  private:
   using T = compute_t<S>;
   static constexpr int kV = kLanes<T>;
-  static constexpr bool kImages = kPlaneImages && kLayout == Layout::nchw && sizeof(S) == sizeof(T);
+  static constexpr bool kReadsImages = kImages && sizeof(S) == sizeof(T);
 
   static void fill(T* to, index_t elements, T value) {
     for (index_t i = 0; i < elements; ++i) to[i] = value;
@@ -118,12 +118,24 @@ class Flat {
     block_.offsets = offsets_;
     adjacent_rows_ =
         kLayout == Layout::nchw && columns_ == result_.width && h_.out_step == 1 && w_.out_step == 1;
-    images_ = kImages && shared_ && h_.taps == 3 && h_.stride == 1 && w_.src_step == 1 && w_.out_step == 1 &&
-              layout_.outputs * layout_.subrows == 1 && columns_ <= kImageVectors * kV &&
-              task_.row_end - task_.row_begin >= kImageRows && (columns_ >= kV || adjacent_rows_);
+    images_ = kReadsImages && reads_images();
     copies_ = sizeof(S) == sizeof(T) && !task_.operands.bias &&
               spec_.activation == depthwise::Activation::none && w_.out_step == 1;
     plain_ = copies_ && (elements_ >= period_ * kV || (kLayout == Layout::nchw && kMaskedLanes && shared_));
+  }
+
+  // Whether images of 3x3 taps are read where they lie: not where rows evict each other from the cache, nor
+  // where they are so short that most of their vectors reach over an end.
+  bool reads_images() const {
+    constexpr index_t kLeastPatterns = 6;
+    const index_t row_bytes = h_.src_step * source_.row_step * static_cast<index_t>(sizeof(S)),
+                  narrow = columns_ < kV && kLayout == Layout::nchw;
+    const bool taps = h_.taps == 3 && w_.taps == 3 && h_.stride == 1 && w_.stride == 1,
+               adjacent = w_.src_step == 1 && w_.out_step == 1 && source_row_.repeat == 1 &&
+                          layout_.outputs * layout_.subrows == 1;
+    return taps && adjacent && row_bytes % depthwise::kWayBytes != 0 &&
+           task_.row_end - task_.row_begin >= kImageRows &&
+           (narrow ? adjacent_rows_ : elements_ >= (period_ > 1 ? kLeastPatterns * period_ : 1) * kV);
   }
 
   void choose_flat_tiles() {
@@ -254,6 +266,8 @@ class Flat {
     if constexpr (kMaskedLanes && sizeof(S) == sizeof(T)) {
       if (in_place_ && finite_) return run_in_place();
     }
+    if constexpr (kReadsImages && kLayout == Layout::nhwc)
+      if (images_ && finite_) return run_images(1, weights_, task_.operands.bias ? bias_ : nullptr);
     if (!cleared_) clear(panel_, layout_.panel);
     cleared_ = true;
     block_.pitch = layout_.pitch;
@@ -280,37 +294,40 @@ class Flat {
 
   // The planes from the current one on whose weights are staged together. How many that were: none where a
   // tap on zeros could make a NaN.
-  index_t run_images() {
-    if constexpr (kImages) {
-      if (unit_ >= staged_end_) stage_weights();
-      const index_t lane = unit_ - staged_begin_, position = task_.row_begin,
-                    planes = smaller(staged_end_, task_.unit_end) - unit_;
-      const T* const probe = staged_ + h_.taps * w_.taps * kV + lane;
-      for (index_t i = 0; i < planes; ++i)
-        if (probe[i] != 0) return 0;
-      const S* bias = static_cast<const S*>(task_.operands.bias);
-      const index_t row_step = h_.src_step * source_.row_step;
-      plane_images(
-          PlaneImages<T>{.source = unit_source_ - source_row_.begin + h_.source(position) * source_.row_step,
-                         .row_step = row_step,
-                         .plane_step = source_.channel_step,
-                         .tap_step = w_.spacing,
-                         .first = rows_inside_.begin - position,
-                         .last = rows_inside_.end - position,
-                         .low = source_row_.begin,
-                         .high = source_row_.end,
-                         .weights = staged_ + lane,
-                         .out = result_row(position, 0),
-                         .out_row = result_row_step_,
-                         .out_plane = result_.channel_step,
-                         .rows = task_.row_end - position,
-                         .elements = columns_,
-                         .planes = planes,
-                         .bias = bias ? bias + unit_ : nullptr,
-                         .activation = spec_.activation});
-      return planes;
+  index_t run_planes() {
+    if (unit_ >= staged_end_) stage_weights();
+    const index_t lane = unit_ - staged_begin_, planes = smaller(staged_end_, task_.unit_end) - unit_;
+    const T* const probe = staged_ + h_.taps * w_.taps * kV + lane;
+    for (index_t i = 0; i < planes; ++i)
+      if (probe[i] != 0) return 0;
+    const S* bias = static_cast<const S*>(task_.operands.bias);
+    run_images(planes, staged_ + lane, bias ? bias + unit_ : nullptr);
+    return planes;
+  }
+
+  void run_images(index_t planes, const T* weights, const T* bias) const {
+    if constexpr (kReadsImages) {
+      const index_t position = task_.row_begin, row_step = source_.row_step, low = source_row_.begin;
+      compute_images(Images<T>{.source = unit_source_ - low * layout_.pixel + h_.source(position) * row_step,
+                               .row_step = h_.src_step * row_step,
+                               .plane_step = source_.channel_step,
+                               .tap_step = w_.spacing * layout_.pixel,
+                               .first = rows_inside_.begin - position,
+                               .last = rows_inside_.end - position,
+                               .low = low * layout_.pixel,
+                               .high = source_row_.end * layout_.pixel,
+                               .weights = weights,
+                               .patterns = kLayout == Layout::nhwc,
+                               .period = period_,
+                               .out = result_row(position, 0),
+                               .out_row = result_row_step_,
+                               .out_plane = result_.channel_step,
+                               .rows = task_.row_end - position,
+                               .elements = elements_,
+                               .planes = planes,
+                               .bias = bias,
+                               .activation = spec_.activation});
     }
-    return 0;
   }
 
   // The task's part of the source and of the result, in the current unit.

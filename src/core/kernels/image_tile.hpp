@@ -1,0 +1,250 @@
+// The inner loops of rows in the vector lanes under 3x3 taps, read where they lie: NCHW planes, whose filter
+// is one for all lanes, and NHWC rows of few channels, whose weights repeat with the channels. For
+// instruction sets that mask loads cheaply, but not stores.
+//
+// A tile holds seven output rows of one vector; each input is loaded once for every tap of a row. Where all
+// columns exist the weights stay in registers from tile to tile. At the ends of rows loads are masked, and
+// most weights are operands in memory.
+#pragma once
+
+#include "activation.hpp"
+#include "flat_tile.hpp"
+
+namespace {
+
+inline constexpr int kImageRows = 7;
+
+// Some planes of one task, or rows of all channels as one plane. Row 0, column 0 of the output reads `source`
+// for tap 0 of kernel row 0; of the rows and columns from there on, [first, last) and [low, high) exist. A
+// plane narrower than a vector is followed by its next row, or plane: what a vector writes beyond its row,
+// the next one writes again. Weights repeat after `period` vectors, which rows of more than one vector are a
+// multiple of or longer than.
+template <class T>
+struct Images {
+  const T* source;
+  index_t row_step, plane_step, tap_step;
+  index_t first, last, low, high;
+  const T* weights;  // of planes, tap i of plane p: i * kLanes + p; of patterns: [tap][kernel row][pattern]
+  bool patterns;     // whether weights and bias differ from lane to lane
+  index_t period;
+  T* out;
+  index_t out_row, out_plane, rows, elements, planes;
+  const T* bias;  // one for each plane, or a pattern; or null
+  Activation activation;
+};
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline constexpr bool kImages = true;
+
+// Those of plane p in vector q of the pattern: [kernel row][tap].
+template <class T>
+DEPTHWISE_INLINE void find_weights(const Images<T>& b, index_t p, index_t q, vec<T> (&weights)[9]) {
+  constexpr int L = kLanes<T>;
+#pragma GCC unroll 9
+  for (int i = 0; i < 9; ++i)
+    weights[i] = b.patterns ? simd::load(b.weights + ((i % 3 * 3 + i / 3) * b.period + q) * L)
+                            : simd::broadcast(b.weights[i * L + p]);
+}
+
+// Which lanes of the inputs of each tap exist, for the vector of columns from `at` on.
+template <class T>
+struct ImageLanes {
+  LaneMask inside[3];
+
+  DEPTHWISE_INLINE ImageLanes(const Images<T>& b, index_t at) {
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; ++k) {
+      const index_t position = at + k * b.tap_step;
+      inside[k] = lanes_between<T, kLanes<T>>(b.low - position, b.high - position);
+    }
+  }
+};
+
+// The tile from row `row` on, at source `x`; the first `whole` of its rows are written as whole vectors, and
+// the others' first `elements` lanes.
+template <class T>
+DEPTHWISE_INLINE void image_tile(const Images<T>& b, const T* x, index_t row, const ImageLanes<T>& lanes,
+                                 const vec<T>* weights, T* out, index_t whole) {
+  constexpr int L = kLanes<T>, kHeld = 4;
+  vec<T> acc[kImageRows] = {}, held[kHeld];
+#pragma GCC unroll 4
+  for (int i = 0; i < kHeld; ++i) {
+    held[i] = weights[i];
+    keep(held[i]);
+  }
+  const std::size_t from = static_cast<std::size_t>(row - b.first), count = b.last - b.first;
+#pragma GCC unroll 16
+  for (int r = 0; r < kImageRows + 2; ++r, x += b.row_step) {
+    if (from + r >= count) continue;
+    const T* at = x;
+#pragma GCC unroll 8
+    for (int k = 0; k < 3; ++k, at += b.tap_step) {
+      vec<T> input = load_lanes<T, L>(at, lanes.inside[k]);
+      keep(input);
+      reload(weights);
+#pragma GCC unroll 8
+      for (int t = 0; t < kImageRows; ++t)
+        if (r >= t && r - t < 3) {
+          const int i = (r - t) * 3 + k;
+          acc[t] = simd::fma(input, i < kHeld ? held[i] : weights[i], acc[t]);
+        }
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kImageRows; ++t, out += b.out_row) {
+    if (t < whole)
+      simd::store(out, acc[t]);
+    else
+      simd::store_n(out, acc[t], static_cast<int>(b.elements));
+  }
+}
+
+// The vector of columns from `at` on, number q of its pattern, rows [begin, end) of all planes.
+template <class T>
+DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t at, index_t q, index_t begin, index_t end) {
+  constexpr int L = kLanes<T>;
+  const ImageLanes<T> lanes(b, at);
+  const bool follow = b.out_plane == b.rows * b.elements;  // planes, as rows
+  for (index_t p = 0; p < b.planes; ++p) {
+    vec<T> weights[9];
+    find_weights(b, p, q, weights);
+    const T* const x = b.source + p * b.plane_step + at;
+    T* const out = b.out + p * b.out_plane + at;
+    // Rows up to here are written as whole vectors: there is room behind their last.
+    const index_t room = (follow ? b.planes - p : 1) * b.rows * b.elements,
+                  whole = b.elements >= L ? b.rows
+                          : room < L      ? 0
+                                          : (room - L) / b.elements + 1;
+    for (index_t u = begin; u < end; u += kImageRows) {
+      const index_t row = smaller(u, b.rows - kImageRows);
+      image_tile(b, x + row * b.row_step, row, lanes, weights, out + row * b.out_row, whole - row);
+    }
+  }
+}
+
+// `count` tiles a pattern apart, of which all columns exist, and all rows but the first Above and the last
+// Below. Sums of a row begin when its first input is loaded and are complete three rows on, so that few of
+// them are live at once, and all the weights.
+template <int Above, int Below, class T>
+DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_t count,
+                                  const vec<T> (&from)[9]) {
+  vec<T> weights[9];
+#pragma GCC unroll 9
+  for (int i = 0; i < 9; ++i) {
+    weights[i] = from[i];
+    keep(weights[i]);
+  }
+  const index_t row_step = b.row_step, tap_step = b.tap_step, out_row = b.out_row,
+                step = b.period * kLanes<T>;
+  for (; count > 0; --count, x += step, out += step) {
+    vec<T> acc[kImageRows] = {};
+    const T* at = x + Above * row_step;
+#pragma GCC unroll 16
+    for (int r = Above; r < kImageRows + 2 - Below; ++r, at += row_step) {
+      opaque(at);
+#pragma GCC unroll 3
+      for (int k = 0; k < 3; ++k) {
+        vec<T> input = simd::load(at + k * tap_step);
+        keep(input);
+#pragma GCC unroll 8
+        for (int t = 0; t < kImageRows; ++t)
+          if (r >= t && r - t < 3) acc[t] = simd::fma(input, weights[(r - t) * 3 + k], acc[t]);
+      }
+    }
+    T* to = out;
+#pragma GCC unroll 8
+    for (int t = 0; t < kImageRows; ++t, to += out_row) {
+      opaque(to);
+      simd::store(to, acc[t]);
+    }
+  }
+}
+
+// `count` patterns from column `at` on, all of whose inputs exist in each row that does: the tiles from row
+// `row` on. Whether they are computed: where more than one row of their inputs is missing they are not.
+template <class T>
+DEPTHWISE_INLINE bool inner_columns(const Images<T>& b, index_t p, index_t row, index_t at, index_t count,
+                                    const vec<T> (&weights)[9]) {
+  const index_t above = b.first - row, below = row + kImageRows + 2 - b.last;
+  const T* const x = b.source + p * b.plane_step + row * b.row_step + at;
+  T* const out = b.out + p * b.out_plane + row * b.out_row + at;
+  if (above <= 0 && below <= 0)
+    inner_tiles<0, 0>(b, x, out, count, weights);
+  else if (above == 1 && below <= 0)
+    inner_tiles<1, 0>(b, x, out, count, weights);
+  else if (above <= 0 && below == 1)
+    inner_tiles<0, 1>(b, x, out, count, weights);
+  else
+    return false;
+  return true;
+}
+
+// The same for rows [begin, end) of all planes. Runs of patterns stay in the first-level cache while each of
+// their vectors passes over them.
+template <class T>
+void image_interior(const Images<T>& b, index_t at, index_t count, index_t begin, index_t end) {
+  constexpr index_t kRun = 16;
+  const index_t unit = b.period * kLanes<T>, run = b.period == 1 ? count : kRun;
+  for (index_t p = 0; p < b.planes; ++p) {
+    vec<T> weights[9];
+    if (b.period == 1) find_weights(b, p, 0, weights);
+    for (index_t u = begin; u < end; u += kImageRows) {
+      const index_t row = smaller(u, b.rows - kImageRows);
+      for (index_t i = 0; i < count; i += run)
+        for (index_t q = 0; q < b.period; ++q) {
+          if (b.period > 1) find_weights(b, p, q, weights);
+          const index_t from = at + i * unit + q * kLanes<T>, patterns = smaller(run, count - i);
+          if (inner_columns(b, p, row, from, patterns, weights)) continue;
+          for (index_t j = 0; j < patterns; ++j)
+            image_tile(b, b.source + p * b.plane_step + row * b.row_step + from + j * unit, row,
+                       ImageLanes<T>(b, from + j * unit), weights,
+                       b.out + p * b.out_plane + row * b.out_row + from + j * unit, kImageRows);
+        }
+    }
+  }
+}
+
+// Bias and activation of sums that lie where the results belong.
+template <class T>
+__attribute__((noinline)) void finish_images(const Images<T>& b) {
+  constexpr int L = kLanes<T>;
+  for (index_t p = 0; p < b.planes; ++p) {
+    const vec<T> one = simd::broadcast(b.bias && !b.patterns ? b.bias[p] : -T(0));  // -0 leaves -0 alone
+    for (index_t u = 0; u < b.rows; ++u) {
+      T* out = b.out + p * b.out_plane + u * b.out_row;
+      for (index_t i = 0; i < b.elements; i += L) {
+        const vec<T> bias = b.bias && b.patterns ? simd::load(b.bias + i / L % b.period * L) : one;
+        const int count = static_cast<int>(smaller(b.elements - i, L));
+        simd::store_n(out + i, activate<T>(simd::load_n(out + i, count) + bias, b.activation), count);
+      }
+    }
+  }
+}
+
+// All planes; rows >= kImageRows. Bands of rows stay in the cache while patterns of columns pass over them;
+// where there is but one vector, planes are written in order.
+template <class T>
+void compute_images(const Images<T>& b) {
+  constexpr index_t kBandBytes = 256 << 10, L = kLanes<T>;
+  const index_t row_bytes = 2 * b.planes * b.elements * static_cast<index_t>(sizeof(T));
+  const index_t tiles = kBandBytes / (kImageRows * row_bytes), unit = b.period * L,
+                band = b.elements <= L ? b.rows : (tiles > 1 ? tiles : 1) * kImageRows;
+  // Patterns after the first, up to the last all of whose inputs exist.
+  const index_t inner = b.low <= unit ? smaller(b.elements, b.high - 2 * b.tap_step) / unit - 1 : 0;
+  for (index_t u = 0; u < b.rows; u += band) {
+    const index_t end = smaller(u + band, b.rows);
+    const auto columns = [&](index_t at) __attribute__((always_inline)) {
+      for (index_t q = 0; q < b.period; ++q) image_columns(b, at + q * L, q, u, end);
+    };
+    columns(0);
+    index_t at = unit;
+    if (inner > 0) image_interior(b, at, inner, u, end), at += inner * unit;
+    for (; at < b.elements; at += unit) columns(smaller(at, b.elements - unit));
+  }
+  if (b.bias || b.activation != Activation::none) finish_images(b);
+}
+#else
+inline constexpr bool kImages = false;
+#endif
+
+}  // namespace
