@@ -216,9 +216,9 @@ class Direct {
 
   bool plain() const { return !task_.operands.bias && spec_.activation == depthwise::Activation::none; }
 
-  // Whether results may go past the caches: nothing reads them here again, and all vectors are aligned.
+  // Whether results may go past the caches: nothing reads them here again, and pixels are whole lines.
   bool streams() const {
-    const auto aligned = [](index_t bytes) { return bytes % simd::kVectorBytes == 0; };
+    const auto aligned = [](index_t bytes) { return bytes % kLineBytes == 0; };
     return sizeof(S) == sizeof(T) && task_.tile->stream && plain() &&
            aligned(result_.channels * static_cast<index_t>(sizeof(T))) &&
            aligned(reinterpret_cast<index_t>(task_.operands.out));

@@ -229,22 +229,54 @@ __attribute__((noinline)) void finish_tile(const Window<S>& b, const compute_t<S
                   activate<T>(simd::load(sums + p * kLanes<T>) + bias, b.activation));
 }
 
-template <int Rows, int Pixels, bool Edge, class S>
+// Vectors of a line.
+template <class T>
+inline constexpr int kParts = kLine<T> / kLanes<T>;
+
+// Where the first vectors of lines wait for their last one: a line that is written past the caches in parts,
+// with other lines in between, reaches the memory in parts.
+template <class T, int Rows, int Pixels>
+struct LineParts {
+  alignas(kLineBytes) T parts[kParts<T> > 1 ? Rows * Pixels * kLine<T> : 1];
+};
+
+// The vectors from `channel` on, which is one of a line, go past the caches with the last of the line.
+template <class T, int Rows, int Pixels>
+DEPTHWISE_INLINE void stream_tile(const Window<T>& b, const vec<T> (&acc)[Rows][Pixels], index_t channel,
+                                  T* out, LineParts<T, Rows, Pixels>& lines) {
+  constexpr int V = kLanes<T>, line = kLine<T>;
+  const index_t part = channel % line;
+  if (part < line - V)
+    return store_tile<T>(lines.parts + part, Pixels * line, line, acc,
+                         [](T* to, vec<T> sum, int) { simd::store(to, sum); });
+#pragma GCC unroll 2
+  for (int r = 0; r < Rows; ++r) {
+    const T* from = lines.parts + r * Pixels * line;
+    T* to = out + r * b.out_row;
+#pragma GCC unroll 16
+    for (int p = 0; p < Pixels; ++p, from += line, to += b.out_step) {
+      for (int i = V; i < line; i += V) simd::stream(to + i - line, simd::load(from + i - V));
+      simd::stream(to, acc[r][p]);
+    }
+  }
+}
+
+template <int Rows, int Pixels, bool Edge, class S, class Parts>
 DEPTHWISE_INLINE void write_tile(const Window<S>& b, const vec<compute_t<S>> (&acc)[Rows][Pixels],
-                                 int outputs, index_t channel, S* out) {
+                                 int outputs, index_t channel, S* out, [[maybe_unused]] Parts& lines) {
   using T = compute_t<S>;
   if (b.finishes) {
     alignas(simd::kVectorBytes) T sums[Rows * Pixels * kLanes<T>];
     store_tile<T>(sums, Pixels * kLanes<T>, kLanes<T>, acc,
                   [](T* to, vec<T> sum, int) { simd::store(to, sum); });
     finish_tile(b, sums, Rows, Pixels, outputs, channel, out);
-  } else if (!Edge && b.stream) {
-    store_tile(out, b.out_row, b.out_step, acc, [](S* to, vec<T> sum, int) { simd::stream(to, sum); });
-  } else {
-    store_tile(out, b.out_row, b.out_step, acc, [&](S* to, vec<T> sum, int p) {
-      if (!Edge || p < outputs) simd::store(to, sum);
-    });
+    return;
   }
+  if constexpr (!Edge && sizeof(S) == sizeof(T))
+    if (b.stream) return stream_tile(b, acc, channel, out, lines);
+  store_tile(out, b.out_row, b.out_step, acc, [&](S* to, vec<T> sum, int p) {
+    if (!Edge || p < outputs) simd::store(to, sum);
+  });
 }
 
 // `outputs` of the tile's columns are kept. The last vector of channels overlaps its neighbour.
@@ -254,19 +286,20 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
   using T = compute_t<S>;
   S* const out = rows.out + column * b.out_step;
   const index_t start = column * b.stride * b.pixel_step;
+  LineParts<T, Rows, Pixels> lines;
   index_t vector = 0;
   for (index_t channel = 0; channel < b.channels; channel += kLanes<T>, ++vector) {
     const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
     const Load load(b, vector, c);
     const index_t offset = start + load.first;
-    if (b.fetch_ahead > 0) fetch<Rows, Pixels>(b, rows, later + load.first);
+    if (b.fetch_ahead > 0 && channel % kLine<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Rows][Pixels] = {};
     if constexpr (Rows == 1)
       add_rows<Taps, Stride, Pixels>(b, rows.table, rows.begin, rows.end, offset, load,
                                      b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
     else
       add_row_pair<Taps, Stride, Pixels>(b, rows, offset, load, b.weights + c, inside, acc);
-    write_tile<Rows, Pixels, !In::kKnown>(b, acc, outputs, c, out + c);
+    write_tile<Rows, Pixels, !In::kKnown>(b, acc, outputs, c, out + c, lines);
   }
 }
 
