@@ -109,6 +109,22 @@ void pack_pixels(const FlatRow<S>& row, const S* first, const FlatPanel& panel, 
     pack_lanes(row, first, panel, to, l + V <= panel.pixel ? l : panel.pixel - V, V);
 }
 
+// Pixels of Pixel elements, one phase after the other.
+template <int Pixel, class S>
+void pack_phases(const FlatRow<S>& row, const S* first, const FlatPanel& panel, compute_t<S>* to) {
+  const index_t stride = panel.stride;
+  index_t source[Pixel];
+  for (int i = 0; i < Pixel; ++i) source[i] = i / row.repeat * row.channel_step;
+  for (index_t phase = 0; phase < panel.phases; ++phase) {
+    const index_t begin = row.begin + (phase + stride - row.begin % stride) % stride;
+    const S* from = first + (begin - row.begin) * row.step;
+    compute_t<S>* x = to + phase * panel.segment + begin / stride * Pixel;
+    for (index_t p = begin; p < row.end; p += stride, from += stride * row.step, x += Pixel)
+#pragma GCC unroll 4
+      for (int i = 0; i < Pixel; ++i) x[i] = simd::load_one(from + source[i]);
+  }
+}
+
 // Brings `rows` rows, the first position of the first of them at `from`, into the panel; their distances are
 // `row_step` and `pitch`.
 template <class S>
@@ -128,6 +144,14 @@ void pack_flat(const FlatRow<S>& row, const S* from, const FlatPanel& panel, com
     const index_t first = row.begin / 2 + (odd ? panel.segment : 0);
     const index_t second = (row.begin + 1) / 2 + (odd ? 0 : panel.segment);
     each([&] { pack_pairs(from, row.array_end, pixels, to + first, to + second); });
+  } else if (panel.pixel <= 4) {
+    constexpr auto few = [](index_t pixel) {
+      return pixel == 1   ? pack_phases<1, S>
+             : pixel == 2 ? pack_phases<2, S>
+             : pixel == 3 ? pack_phases<3, S>
+                          : pack_phases<4, S>;
+    };
+    each([&, pack = few(panel.pixel)] { pack(row, from, panel, to); });
   } else {
     each([&] { pack_pixels(row, from, panel, to); });
   }
