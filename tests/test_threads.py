@@ -305,6 +305,29 @@ def test_one_thread_starts_no_other():
     assert run_python(code) == "0 True"
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of threads")
+class TestAffinity:
+    CODE = """
+        import os, time
+        import numpy as np, depthwise
+        {before}
+        x, w = np.ones((1, 64, 64, 64), np.float32), np.ones((3, 3, 64, 1), np.float32)
+        for _ in range(5):  # between calls the threads of the pool fall asleep
+            y = depthwise.conv2d(x, w, num_threads=3)
+            time.sleep(0.01)
+        time.sleep(0.2)
+        masks = [os.sched_getaffinity(int(thread)) for thread in os.listdir("/proc/self/task")]
+        print(float(y[0, 1, 1, 0]), len(masks) >= 3, all(mask == os.sched_getaffinity(0) for mask in masks))
+    """
+
+    def test_threads_once_woken_may_run_anywhere_again(self):
+        assert run_python(self.CODE.format(before="")) == "9.0 True True"
+
+    def test_one_cpu_is_enough_for_all_threads(self):
+        before = "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+        assert run_python(self.CODE.format(before=before), OPENBLAS_NUM_THREADS="1") == "9.0 True True"
+
+
 def test_small_problems_use_fewer_threads_than_allowed():
     assert depthwise.plan((1, 4, 4, 8), (3, 3, 8, 1), num_threads=64).threads == 1
     assert depthwise.plan((1, 224, 224, 64), (3, 3, 64, 1), num_threads=2).threads == 2

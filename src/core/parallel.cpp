@@ -12,6 +12,8 @@
 #include <system_error>
 #include <thread>
 
+#include "wake_place.hpp"
+
 namespace depthwise {
 namespace {
 
@@ -103,6 +105,8 @@ class Pool {
       std::lock_guard lock(mutex_);
       grow(job.wanted());
       jobs_.push_back(&job);
+      for (int i = 0; i < static_cast<int>(asleep_.size()) && i < job.wanted(); ++i)
+        asleep_[i]->avoid_caller();
       pending_.store(static_cast<int>(jobs_.size()), std::memory_order_release);
     }
     if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
@@ -133,30 +137,40 @@ class Pool {
   }
 
   void serve() {
+    WakePlace place;
+    place.begin();
     for (;;) {
       int thread = 0;
-      Job* const job = wait(thread);
+      Job* const job = wait(place, thread);
       job->work(thread, false);
       job->running.fetch_sub(1, std::memory_order_release);
     }
   }
 
   // Joins the oldest job that still wants workers.
-  Job* wait(int& thread) {
+  Job* wait(WakePlace& place, int& thread) {
     for (;;) {
       spin();
       std::unique_lock lock(mutex_);
-      if (jobs_.empty()) {
-        sleepers_.fetch_add(1, std::memory_order_seq_cst);
-        wake_.wait(lock, [this] { return !jobs_.empty(); });
-        sleepers_.fetch_sub(1, std::memory_order_seq_cst);
-      }
+      if (jobs_.empty()) sleep(lock, place);
       Job* const job = jobs_.front();
       thread = ++job->joined;
       job->running.fetch_add(1, std::memory_order_relaxed);
       if (job->joined == job->wanted()) remove(job);
       return job;
     }
+  }
+
+  // Until there is a job.
+  void sleep(std::unique_lock<std::mutex>& lock, WakePlace& place) {
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    asleep_.push_back(&place);
+    while (jobs_.empty()) {
+      wake_.wait(lock);
+      place.restore();
+    }
+    asleep_.erase(std::find(asleep_.begin(), asleep_.end(), &place));
+    sleepers_.fetch_sub(1, std::memory_order_seq_cst);
   }
 
   void spin() const {
@@ -168,6 +182,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Job*> jobs_;
+  std::deque<WakePlace*> asleep_;
   std::atomic<int> pending_{0}, sleepers_{0};
   int workers_ = 0;
 };
