@@ -14,6 +14,12 @@
 namespace depthwise {
 namespace {
 
+index_t image_bytes(const Spec& spec) {
+  return (spec.input_elements() + spec.output_elements()) * dtype_bytes(spec.dtype);
+}
+// Measured: from here on, fetching and streaming stores gain more than they cost.
+bool beyond_caches(const Spec& spec) { return image_bytes(spec) > 16 << 20; }
+
 Rule lines_rule(const Spec& spec) {
   Rule r;
   // Packing brings the pixels of a residue together; a plane's rows are packed as they lie.
@@ -69,6 +75,7 @@ Rule flat_rule(const Spec& spec, int vector_bytes) {
     taller.rows_at_once += tile_rows;
     if (scratch(taller) > caches().l1 * 3 / 4) break;
   }
+  r.tile.stream = beyond_caches(spec);
   r.scratch_bytes = scratch(r.tile);
   const bool tiles = r.tile.period == 1 || r.tile.period == 3 || r.tile.period == 5 || r.tile.period == 7;
   r.applies = tiles && r.scratch_bytes <= kMaxScratchBytes && p.w.span(r.tile.columns) < kMaxScratchBytes;
@@ -242,15 +249,13 @@ void copy_rows(const Problem& p, Rule& r) {
 
 // Whether tiles of parts of lines gain from rows fetched ahead where the caches hold them, by measurement:
 // not where most of their time goes into multiply-adds, nor where few of the rows are new to a tile.
-bool fetching_pays(const Problem& p, index_t bytes) {
+bool fetching_pays(const Problem& p) {
   const bool dense = p.h.stride * p.w.stride * p.h.spacing * p.w.spacing == 1;
-  return dense && std::max(p.h.taps, p.w.taps) <= 5 && 2 * bytes > 5 * caches().l2;
+  return dense && std::max(p.h.taps, p.w.taps) <= 5 && 2 * image_bytes(p.spec) > 5 * caches().l2;
 }
 
 // With `phases`, a task computes all classes of rows and columns.
 Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false) {
-  // Measured: from here on, fetching and streaming stores gain more than they cost.
-  constexpr index_t kBeyondCaches = 16 << 20;
   // Far enough ahead for the memory to answer, not so far that it is evicted again.
   constexpr index_t kFetchBytes = 4 << 10;
   Rule r;
@@ -260,15 +265,13 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false) {
   const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
   r.units = ceil_div(p.channels, line);
   r.tile = direct_tile(p, r.units, line, phases);
-  const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored,
-                bytes = (spec.input_elements() + spec.output_elements()) * stored;
-  const bool beyond_caches = bytes > kBeyondCaches, whole_lines = vector_bytes == kLineBytes;
-  if ((beyond_caches || (!whole_lines && fetching_pays(p, bytes))) && pixel > 0)
+  const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
+  const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes;
+  if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
   // Where a task computes all phases, parts of lines would be written past the caches out of order. Pixels
   // that evict each other from the caches are no faster to write past them.
-  r.tile.stream =
-      beyond_caches && (!phases || whole_lines) && p.channels * p.w.out_step * stored % kWayBytes != 0;
+  r.tile.stream = beyond && (!phases || whole_lines) && p.channels * p.w.out_step * stored % kWayBytes != 0;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
               r.scratch_bytes <= kMaxScratchBytes;

@@ -24,7 +24,7 @@ struct Tile {
   index_t columns = 1;   // columns of a task
   index_t units = 1;     // units of a task
   int fetch_ahead = 0;   // direct kernel: tiles between what is computed and what is fetched; 0: nothing is
-  bool stream = false;   // direct kernel: results go past the caches
+  bool stream = false;   // direct kernel, and planes: results go past the caches
   bool copies = false;   // direct kernel: rows are copied to where pixels do not evict each other
   bool phases = false;   // direct kernel: a task computes all classes of rows and columns
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several

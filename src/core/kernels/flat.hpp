@@ -326,8 +326,20 @@ class Flat {
                                .elements = elements_,
                                .planes = planes,
                                .bias = bias,
-                               .activation = spec_.activation});
+                               .activation = spec_.activation,
+                               .stream = streams()});
     }
+  }
+
+  // Whether sums of planes may go past the caches: nothing reads them here again, and rows are whole lines
+  // that do not evict each other.
+  bool streams() const {
+    const auto aligned = [](index_t bytes) { return bytes % kLineBytes == 0; };
+    constexpr auto size = static_cast<index_t>(sizeof(T));
+    return kLayout == Layout::nchw && task_.tile->stream && copies_ && aligned(result_row_step_ * size) &&
+           result_row_step_ * size % (depthwise::kWayBytes / 2) != 0 &&
+           aligned(result_.channel_step * size) && aligned(reinterpret_cast<index_t>(task_.operands.out)) &&
+           aligned(task_.column_begin * size);
   }
 
   // The task's part of the source and of the result, in the current unit.

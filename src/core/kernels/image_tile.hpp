@@ -31,6 +31,7 @@ struct Images {
   index_t out_row, out_plane, rows, elements, planes;
   const T* bias;  // one for each plane, or a pattern; or null
   Activation activation;
+  bool stream;  // write past the caches, where rows are whole lines
 };
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
@@ -122,42 +123,71 @@ DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t at, index_t q, i
   }
 }
 
-// `count` tiles a pattern apart, of which all columns exist, and all rows but the first Above and the last
-// Below. Sums of a row begin when its first input is loaded and are complete three rows on, so that few of
-// them are live at once, and all the weights.
-template <int Above, int Below, class T>
+// One tile, of which all columns exist, and all rows but the first Above and the last Below. Sums of a row
+// begin when its first input is loaded and are complete three rows on, so that few of them are live at once,
+// and all the weights. `store` takes the sums of each row.
+template <int Above, int Below, class T, class Store>
+DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step, const vec<T> (&weights)[9],
+                                 const Store& store) {
+  vec<T> acc[kImageRows] = {};
+  const T* at = x + Above * row_step;
+#pragma GCC unroll 16
+  for (int r = Above; r < kImageRows + 2 - Below; ++r, at += row_step) {
+    opaque(at);
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; ++k) {
+      vec<T> input = simd::load(at + k * tap_step);
+      keep(input);
+#pragma GCC unroll 8
+      for (int t = 0; t < kImageRows; ++t)
+        if (r >= t && r - t < 3) acc[t] = simd::fma(input, weights[(r - t) * 3 + k], acc[t]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kImageRows; ++t) store(t, acc[t]);
+}
+
+// `count` tiles a pattern apart. Where they go past the caches it is in pairs, a line of each row at once.
+template <int Above, int Below, bool Stream, class T>
 DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_t count,
                                   const vec<T> (&from)[9]) {
+  constexpr int L = kLanes<T>;
   vec<T> weights[9];
 #pragma GCC unroll 9
   for (int i = 0; i < 9; ++i) {
     weights[i] = from[i];
     keep(weights[i]);
   }
-  const index_t row_step = b.row_step, tap_step = b.tap_step, out_row = b.out_row,
-                step = b.period * kLanes<T>;
-  for (; count > 0; --count, x += step, out += step) {
-    vec<T> acc[kImageRows] = {};
-    const T* at = x + Above * row_step;
-#pragma GCC unroll 16
-    for (int r = Above; r < kImageRows + 2 - Below; ++r, at += row_step) {
-      opaque(at);
-#pragma GCC unroll 3
-      for (int k = 0; k < 3; ++k) {
-        vec<T> input = simd::load(at + k * tap_step);
-        keep(input);
-#pragma GCC unroll 8
-        for (int t = 0; t < kImageRows; ++t)
-          if (r >= t && r - t < 3) acc[t] = simd::fma(input, weights[(r - t) * 3 + k], acc[t]);
-      }
+  const index_t row_step = b.row_step, tap_step = b.tap_step, out_row = b.out_row, step = b.period * L;
+  const auto plain = [&](index_t tiles) __attribute__((always_inline)) {
+    for (; tiles > 0; --tiles, --count, x += step, out += step) {
+      T* to = out;
+      inner_tile<Above, Below>(x, row_step, tap_step, weights,
+                               [&](int, vec<T> sum) __attribute__((always_inline)) {
+                                 opaque(to);
+                                 simd::store(to, sum);
+                                 to += out_row;
+                               });
     }
-    T* to = out;
-#pragma GCC unroll 8
-    for (int t = 0; t < kImageRows; ++t, to += out_row) {
-      opaque(to);
-      simd::store(to, acc[t]);
+  };
+  if constexpr (Stream) {
+    alignas(simd::kVectorBytes) T halves[kImageRows * L];
+    plain(reinterpret_cast<std::size_t>(out) % kLineBytes != 0);
+    for (; count >= 2; count -= 2, x += 2 * L, out += 2 * L) {
+      inner_tile<Above, Below>(x, row_step, tap_step, weights,
+                               [&](int t, vec<T> sum)
+                                   __attribute__((always_inline)) { simd::store(halves + t * L, sum); });
+      T* to = out;
+      inner_tile<Above, Below>(x + L, row_step, tap_step, weights,
+                               [&](int t, vec<T> sum) __attribute__((always_inline)) {
+                                 opaque(to);
+                                 simd::stream(to, simd::load(halves + t * L));
+                                 simd::stream(to + L, sum);
+                                 to += out_row;
+                               });
     }
   }
+  plain(count);
 }
 
 // `count` patterns from column `at` on, all of whose inputs exist in each row that does: the tiles from row
@@ -169,37 +199,54 @@ DEPTHWISE_INLINE bool inner_columns(const Images<T>& b, index_t p, index_t row, 
   const T* const x = b.source + p * b.plane_step + row * b.row_step + at;
   T* const out = b.out + p * b.out_plane + row * b.out_row + at;
   if (above <= 0 && below <= 0)
-    inner_tiles<0, 0>(b, x, out, count, weights);
+    b.stream ? inner_tiles<0, 0, true>(b, x, out, count, weights)
+             : inner_tiles<0, 0, false>(b, x, out, count, weights);
   else if (above == 1 && below <= 0)
-    inner_tiles<1, 0>(b, x, out, count, weights);
+    inner_tiles<1, 0, false>(b, x, out, count, weights);
   else if (above <= 0 && below == 1)
-    inner_tiles<0, 1>(b, x, out, count, weights);
+    inner_tiles<0, 1, false>(b, x, out, count, weights);
   else
     return false;
   return true;
 }
 
-// The same for rows [begin, end) of all planes. Runs of patterns stay in the first-level cache while each of
-// their vectors passes over them.
+// The tiles of one pattern from column `at` on, rows from `row` on, of plane p, whose weights are those of a
+// pattern of one vector.
 template <class T>
-void image_interior(const Images<T>& b, index_t at, index_t count, index_t begin, index_t end) {
+__attribute__((noinline)) void edge_columns(const Images<T>& b, index_t p, index_t row, index_t at,
+                                            vec<T> (&weights)[9]) {
+  const T* const x = b.source + p * b.plane_step + row * b.row_step;
+  T* const out = b.out + p * b.out_plane + row * b.out_row;
+  for (index_t q = 0; q < b.period; ++q, at += kLanes<T>) {
+    if (b.period > 1) find_weights(b, p, q, weights);
+    image_tile(b, x + at, row, ImageLanes<T>(b, at), weights, out + at, kImageRows);
+  }
+}
+
+// Rows in the order of memory: their first pattern, `inner` ones all of whose columns exist, and the rest.
+// Runs of patterns stay in the first-level cache while each of their vectors passes over them.
+template <class T>
+void image_rows(const Images<T>& b, index_t inner) {
   constexpr index_t kRun = 16;
-  const index_t unit = b.period * kLanes<T>, run = b.period == 1 ? count : kRun;
+  const index_t unit = b.period * kLanes<T>, run = b.period == 1 ? inner : kRun;
   for (index_t p = 0; p < b.planes; ++p) {
     vec<T> weights[9];
-    if (b.period == 1) find_weights(b, p, 0, weights);
-    for (index_t u = begin; u < end; u += kImageRows) {
+    find_weights(b, p, 0, weights);
+    for (index_t u = 0; u < b.rows; u += kImageRows) {
       const index_t row = smaller(u, b.rows - kImageRows);
-      for (index_t i = 0; i < count; i += run)
-        for (index_t q = 0; q < b.period; ++q) {
+      edge_columns(b, p, row, 0, weights);
+      index_t at = unit;
+      for (index_t i = 0; i < inner; i += run) {
+        const index_t patterns = smaller(run, inner - i);
+        bool computed = true;
+        for (index_t q = 0; q < b.period && computed; ++q) {
           if (b.period > 1) find_weights(b, p, q, weights);
-          const index_t from = at + i * unit + q * kLanes<T>, patterns = smaller(run, count - i);
-          if (inner_columns(b, p, row, from, patterns, weights)) continue;
-          for (index_t j = 0; j < patterns; ++j)
-            image_tile(b, b.source + p * b.plane_step + row * b.row_step + from + j * unit, row,
-                       ImageLanes<T>(b, from + j * unit), weights,
-                       b.out + p * b.out_plane + row * b.out_row + from + j * unit, kImageRows);
+          computed = inner_columns(b, p, row, at + q * kLanes<T>, patterns, weights);
         }
+        for (const index_t end = at + patterns * unit; at < end; at += unit)
+          if (!computed) edge_columns(b, p, row, at, weights);
+      }
+      for (; at < b.elements; at += unit) edge_columns(b, p, row, smaller(at, b.elements - unit), weights);
     }
   }
 }
@@ -221,26 +268,33 @@ __attribute__((noinline)) void finish_images(const Images<T>& b) {
   }
 }
 
-// All planes; rows >= kImageRows. Bands of rows stay in the cache while patterns of columns pass over them;
+// All planes of few vectors a row. Bands of rows stay in the cache while vectors of columns pass over them;
 // where there is but one vector, planes are written in order.
 template <class T>
-void compute_images(const Images<T>& b) {
+void narrow_images(const Images<T>& b) {
   constexpr index_t kBandBytes = 256 << 10, L = kLanes<T>;
   const index_t row_bytes = 2 * b.planes * b.elements * static_cast<index_t>(sizeof(T));
   const index_t tiles = kBandBytes / (kImageRows * row_bytes), unit = b.period * L,
                 band = b.elements <= L ? b.rows : (tiles > 1 ? tiles : 1) * kImageRows;
-  // Patterns after the first, up to the last all of whose inputs exist.
-  const index_t inner = b.low <= unit ? smaller(b.elements, b.high - 2 * b.tap_step) / unit - 1 : 0;
   for (index_t u = 0; u < b.rows; u += band) {
     const index_t end = smaller(u + band, b.rows);
     const auto columns = [&](index_t at) __attribute__((always_inline)) {
       for (index_t q = 0; q < b.period; ++q) image_columns(b, at + q * L, q, u, end);
     };
     columns(0);
-    index_t at = unit;
-    if (inner > 0) image_interior(b, at, inner, u, end), at += inner * unit;
-    for (; at < b.elements; at += unit) columns(smaller(at, b.elements - unit));
+    for (index_t at = unit; at < b.elements; at += unit) columns(smaller(at, b.elements - unit));
   }
+}
+
+// All planes; rows >= kImageRows.
+template <class T>
+void compute_images(const Images<T>& b) {
+  constexpr index_t kLeastInner = 2;
+  const index_t unit = b.period * kLanes<T>;
+  // Patterns after the first, up to the last all of whose inputs exist.
+  const index_t inner = b.low <= unit ? smaller(b.elements, b.high - 2 * b.tap_step) / unit - 1 : 0;
+  inner < kLeastInner ? narrow_images(b) : image_rows(b, inner);
+  if (b.stream) simd::stream_fence();
   if (b.bias || b.activation != Activation::none) finish_images(b);
 }
 #else
