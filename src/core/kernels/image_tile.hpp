@@ -223,8 +223,29 @@ __attribute__((noinline)) void edge_columns(const Images<T>& b, index_t p, index
   }
 }
 
-// Rows in the order of memory: their first pattern, `inner` ones all of whose columns exist, and the rest.
-// Runs of patterns stay in the first-level cache while each of their vectors passes over them.
+// Bias and activation of the sums of plane p in rows [begin, end), which lie where the results belong.
+template <class T>
+__attribute__((noinline)) void finish_image(const Images<T>& b, index_t p, index_t begin, index_t end) {
+  constexpr int L = kLanes<T>;
+  const vec<T> one = simd::broadcast(b.bias && !b.patterns ? b.bias[p] : -T(0));  // -0 leaves -0 alone
+  for (index_t u = begin; u < end; ++u) {
+    T* out = b.out + p * b.out_plane + u * b.out_row;
+    for (index_t i = 0; i < b.elements; i += L) {
+      const vec<T> bias = b.bias && b.patterns ? simd::load(b.bias + i / L % b.period * L) : one;
+      const int count = static_cast<int>(smaller(b.elements - i, L));
+      simd::store_n(out + i, activate<T>(simd::load_n(out + i, count) + bias, b.activation), count);
+    }
+  }
+}
+
+template <class T>
+DEPTHWISE_INLINE bool finishes(const Images<T>& b) {
+  return b.bias || b.activation != Activation::none;
+}
+
+// Rows in the order of memory: their first pattern, `inner` ones all of whose columns exist, and the rest;
+// rows that the last tiles share with their neighbours are computed, and finished, anew. Runs of patterns
+// stay in the first-level cache while each of their vectors passes over them.
 template <class T>
 void image_rows(const Images<T>& b, index_t inner) {
   constexpr index_t kRun = 16;
@@ -247,23 +268,7 @@ void image_rows(const Images<T>& b, index_t inner) {
           if (!computed) edge_columns(b, p, row, at, weights);
       }
       for (; at < b.elements; at += unit) edge_columns(b, p, row, smaller(at, b.elements - unit), weights);
-    }
-  }
-}
-
-// Bias and activation of sums that lie where the results belong.
-template <class T>
-__attribute__((noinline)) void finish_images(const Images<T>& b) {
-  constexpr int L = kLanes<T>;
-  for (index_t p = 0; p < b.planes; ++p) {
-    const vec<T> one = simd::broadcast(b.bias && !b.patterns ? b.bias[p] : -T(0));  // -0 leaves -0 alone
-    for (index_t u = 0; u < b.rows; ++u) {
-      T* out = b.out + p * b.out_plane + u * b.out_row;
-      for (index_t i = 0; i < b.elements; i += L) {
-        const vec<T> bias = b.bias && b.patterns ? simd::load(b.bias + i / L % b.period * L) : one;
-        const int count = static_cast<int>(smaller(b.elements - i, L));
-        simd::store_n(out + i, activate<T>(simd::load_n(out + i, count) + bias, b.activation), count);
-      }
+      if (finishes(b)) finish_image(b, p, row, row + kImageRows);
     }
   }
 }
@@ -284,6 +289,7 @@ void narrow_images(const Images<T>& b) {
     columns(0);
     for (index_t at = unit; at < b.elements; at += unit) columns(smaller(at, b.elements - unit));
   }
+  for (index_t p = 0; finishes(b) && p < b.planes; ++p) finish_image(b, p, 0, b.rows);
 }
 
 // All planes; rows >= kImageRows.
@@ -295,7 +301,6 @@ void compute_images(const Images<T>& b) {
   const index_t inner = b.low <= unit ? smaller(b.elements, b.high - 2 * b.tap_step) / unit - 1 : 0;
   inner < kLeastInner ? narrow_images(b) : image_rows(b, inner);
   if (b.stream) simd::stream_fence();
-  if (b.bias || b.activation != Activation::none) finish_images(b);
 }
 #else
 inline constexpr bool kImages = false;
