@@ -250,8 +250,9 @@ void copy_rows(const Problem& p, Rule& r) {
 // Whether tiles of parts of lines gain from rows fetched ahead where the caches hold them, by measurement:
 // not where most of their time goes into multiply-adds, nor where few of the rows are new to a tile.
 bool fetching_pays(const Problem& p) {
-  const bool dense = p.h.stride * p.w.stride * p.h.spacing * p.w.spacing == 1;
-  return dense && std::max(p.h.taps, p.w.taps) <= 5 && 2 * image_bytes(p.spec) > 5 * caches().l2;
+  const auto dense = [](const AxisClass& a) { return a.stride == 1 && a.spacing == 1; };
+  return dense(p.h) && dense(p.w) && std::max(p.h.taps, p.w.taps) <= 5 &&
+         2 * image_bytes(p.spec) > 5 * caches().l2;
 }
 
 // With `phases`, a task computes all classes of rows and columns.
@@ -266,12 +267,13 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false) {
   r.units = ceil_div(p.channels, line);
   r.tile = direct_tile(p, r.units, line, phases);
   const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
-  const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes;
+  const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes,
+             evicted = p.channels * stored % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes == 0;
   if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
   // Where a task computes all phases, parts of lines would be written past the caches out of order. Pixels
   // that evict each other from the caches are no faster to write past them.
-  r.tile.stream = beyond && (!phases || whole_lines) && p.channels * p.w.out_step * stored % kWayBytes != 0;
+  r.tile.stream = beyond && (!phases || whole_lines) && !evicted;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
               r.scratch_bytes <= kMaxScratchBytes;

@@ -117,6 +117,7 @@ void pack_phases(const FlatRow<S>& row, const S* first, const FlatPanel& panel, 
   for (int i = 0; i < Pixel; ++i) source[i] = i / row.repeat * row.channel_step;
   for (index_t phase = 0; phase < panel.phases; ++phase) {
     const index_t begin = row.begin + (phase + stride - row.begin % stride) % stride;
+    if (begin >= row.end) continue;
     const S* from = first + (begin - row.begin) * row.step;
     compute_t<S>* x = to + phase * panel.segment + begin / stride * Pixel;
     for (index_t p = begin; p < row.end; p += stride, from += stride * row.step, x += Pixel)
