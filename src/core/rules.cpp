@@ -66,7 +66,7 @@ Rule flat_rule(const Spec& spec, int vector_bytes) {
   r.tile.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, r.tile.columns));  // even shares
   const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
   const index_t steps = r.tile.columns * pixel * p.h.taps * p.w.taps * (nhwc ? 1 : spec.multiplier);
-  const int tile_rows = nhwc ? 8 : 4;
+  const int tile_rows = nhwc ? 8 : vector_bytes == kLineBytes ? 7 : 4;  // whole tiles
   r.tile.rows = choose_packed_rows(p, blocks, steps);
   if (nhwc) r.tile.rows = std::min(ceil_div(r.tile.rows, tile_rows) * tile_rows, p.h.out_count);
   r.tile.units = choose_units(r.units, blocks * ceil_div(p.h.out_count, r.tile.rows), steps * r.tile.rows);
