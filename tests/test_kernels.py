@@ -6,6 +6,7 @@ keep its algorithm's error bound.
 """
 
 import itertools
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -26,6 +27,7 @@ from depthwise import _native, _spec, reference
 
 OPS = _spec.OPS
 GENERIC = "generic"
+VECTOR_BYTES = {"sse2": 16, "neon": 16, "avx2": 32, "avx512": 64}
 ALGORITHM = {(row["op"], row["name"]): row["algorithm"] for row in _native.kernels()}
 
 
@@ -166,20 +168,62 @@ def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype)
             assert same_bits(result, plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)), spec
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("op", ["forward", "grad_input"])
-def test_few_channels_of_every_width_have_the_bits_of_the_generic_row(rng, op, isa):
+def test_few_channels_of_every_width_have_the_bits_of_the_generic_row(rng, op, isa, dtype):
     """Rows that end anywhere in a tile, and those whose step looks like that of neighbouring pixels."""
-    cases = [((1, 11, w, c), (k, k, c, 1), {}) for w in range(9, 80, 3) for c in (1, 3, 4) for k in (3, 5)]
+    channels = (1, 2, 3, 4, 5, 7)
+    cases = [((1, 11, w, c), (k, k, c, 1), {}) for w in range(9, 80, 3) for c in channels for k in (3, 5)]
+    cases += [
+        ((1, 16, 61, c), (3, 3, c, 1), {"stride": s, "dilation": d})
+        for c, s, d in itertools.product(channels, (1, 2, 3), (1, 2))
+    ]
     cases += [((1, 9, w, 3), (7, taps, 3, 1), {}) for w in range(20, 60, 5) for taps in (7, 17)]
     cases += [
         ((1, 39, 57, c), (3, 3, c, m), {"stride": m, "dilation": m}) for c, m in ((2, 2), (3, 2), (1, 3))
     ]
+    lanes = VECTOR_BYTES[isa] // DTYPES[dtype].itemsize
     for x_shape, filter_shape, keywords in cases:
-        spec = _spec.general_spec(x_shape, filter_shape, "float32", **keywords)
+        pixel = filter_shape[2] * (filter_shape[3] if op == "forward" else 1)
+        if pixel // math.gcd(pixel, lanes) % 2 == 0:  # pixels of two vectors have rows of their own
+            continue
+        spec = _spec.general_spec(x_shape, filter_shape, dtype, **keywords)
         a, b = operands(rng, spec, op)
         expected = plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)
         assert same_bits(plan(spec, op, "nhwc_few_channels", isa).run(a, b, None, None, 1), expected), spec
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+def test_batches_beyond_the_caches_have_the_bits_of_their_images(rng, op, isa, dtype):
+    """Arrays of more than 16 MiB: results are written past the caches where whole lines allow it."""
+    cases = [
+        ((113, 112, 96), 3, {}),
+        ((90, 91, 144), 5, {"dilation": 2}),
+        ((113, 112, 96), 3, {"stride": 2}),
+        ((80, 81, 48), 3, {"multiplier": 4}),
+        ((400, 401, 3), 3, {}),
+        ((32, 113, 112), 3, {"layout": "NCHW"}),
+        ((32, 113, 107), 3, {"layout": "NCHW"}),
+        ((3, 400, 1072), 3, {"layout": "NCHW", "padding": "VALID"}),
+    ]
+    ran = set()
+    for image, kernel, keywords in cases:
+        channels = image[0] if "layout" in keywords else image[2]
+        filter_shape = kernel, kernel, channels, keywords.get("multiplier", 1)
+        batch = 1 + (16 << 20) // (int(np.prod(image)) * DTYPES[dtype].itemsize)
+        options = {key: value for key, value in keywords.items() if key != "multiplier"}
+        one, many = (_spec.general_spec((n, *image), filter_shape, dtype, **options) for n in (1, batch))
+        a, b = operands(rng, many, op)
+        result = plan(many, op, None, isa).run(a, b, None, None, 2)
+        name = _native.last_run()["kernel"]
+        ran.add(name)
+        for i in range(batch):
+            expected = plan(one, op, name, isa).run(a[i : i + 1], b, None, None, 1)
+            assert same_bits(result[i : i + 1], expected), many
+    assert {"nhwc_direct", "nhwc_few_channels", "nchw_planes"} <= ran
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -202,8 +246,8 @@ def test_planes_of_every_width_have_the_bits_of_the_generic_row(rng, kernel, str
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("activation", [None, "relu6"])
 def test_narrow_planes_end_where_they_should(rng, activation, isa, dtype):
-    """Less than a vector a row, tall ones, more planes than lanes, and a weight that is not finite."""
-    for width, height, bad in itertools.product(range(1, 20), (7, 9, 700), (False, True)):
+    """A few lanes or vectors a row, tall ones, more planes than lanes, and a weight that is not finite."""
+    for width, height, bad in itertools.product((*range(1, 20), 37, 70), (7, 9, 700), (False, True)):
         spec = _spec.general_spec((1, 9, height, width), (3, 3, 9, 1), dtype, padding=1, layout="NCHW")
         x, filter = operands(rng, spec, "forward")
         if bad:

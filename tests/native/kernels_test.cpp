@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
   RandomChoices choices(seed);
   Counts counts;
   for (int i = 0; i < problems; ++i) {
-    Spec spec = draw_spec(choices);
+    Spec spec = i % 8 == 0 ? draw_wide_spec(choices) : draw_spec(choices);
     draw_storage(choices, spec);
     const Problem problem = make_problem(spec, {.seed = static_cast<std::uint64_t>(choices.draw(0, 1L << 62)),
                                                 .special = choices.draw(0, 4) == 0,

@@ -11,11 +11,16 @@
 namespace depthwise::testing {
 namespace {
 
-Axis draw_axis(Choices& choices) {
+// Smallest and largest sizes of an axis and its taps.
+struct Sizes {
+  index_t in_least = 0, in_most = 24, kernel_least = 1, kernel_most = 7, stride_most = 3;
+};
+
+Axis draw_axis(Choices& choices, const Sizes& sizes = {}) {
   for (;;) {
-    Axis a{.in = choices.draw(0, 24),
-           .kernel = choices.draw(1, 7),
-           .stride = choices.draw(1, 3),
+    Axis a{.in = choices.draw(sizes.in_least, sizes.in_most),
+           .kernel = choices.draw(sizes.kernel_least, sizes.kernel_most),
+           .stride = choices.draw(1, sizes.stride_most),
            .dilation = choices.draw(1, 3)};
     const index_t reach = (a.kernel - 1) * a.dilation + 1;
     a.pad = choices.draw(0, reach);
@@ -239,6 +244,15 @@ Spec draw_spec(Choices& choices) {
     s.has_bias = choices.draw(0, 1);
     s.activation = static_cast<Activation>(choices.draw(0, 4));
   }
+  return s;
+}
+
+Spec draw_wide_spec(Choices& choices) {
+  Spec s = draw_spec(choices);
+  s.channels = choices.draw(1, 9);
+  s.multiplier = 1;
+  s.h = draw_axis(choices, {7, 24, 3, 3, 1});
+  s.w = draw_axis(choices, {40, 90, 3, 3, 1});
   return s;
 }
 

@@ -30,6 +30,8 @@ index_t result_elements(const Spec& s);
 
 // A sensible problem of a few thousand multiply-adds, any dimension of which may be 0.
 Spec draw_spec(Choices& choices);
+// Few channels and long rows under 3x3 taps, which some kernels have tiles for.
+Spec draw_wide_spec(Choices& choices);
 
 // What the values of a problem are, beside their dtype.
 struct Kind {
