@@ -190,24 +190,33 @@ DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_
   plain(count);
 }
 
-// `count` patterns from column `at` on, all of whose inputs exist in each row that does: the tiles from row
-// `row` on. Whether they are computed: where more than one row of their inputs is missing they are not.
+// How many of the tile's source rows from row `row` on are missing above the image, and below it.
+struct MissingRows {
+  index_t above, below;
+
+  template <class T>
+  DEPTHWISE_INLINE MissingRows(const Images<T>& b, index_t row)
+      : above(b.first - row), below(row + kImageRows + 2 - b.last) {}
+  // Whether inner tiles know the case: those of "SAME" padding, one row at one end.
+  DEPTHWISE_INLINE bool few() const { return above <= 1 && below <= 1 && (above <= 0 || below <= 0); }
+};
+
+// One vector of each of `count` patterns, from column `at` on, all of whose columns exist; few rows are
+// missing.
 template <class T>
-DEPTHWISE_INLINE bool inner_columns(const Images<T>& b, index_t p, index_t row, index_t at, index_t count,
+DEPTHWISE_INLINE void inner_columns(const Images<T>& b, index_t p, index_t row, index_t at, index_t count,
                                     const vec<T> (&weights)[9]) {
-  const index_t above = b.first - row, below = row + kImageRows + 2 - b.last;
+  const MissingRows missing(b, row);
   const T* const x = b.source + p * b.plane_step + row * b.row_step + at;
   T* const out = b.out + p * b.out_plane + row * b.out_row + at;
-  if (above <= 0 && below <= 0)
-    b.stream ? inner_tiles<0, 0, true>(b, x, out, count, weights)
-             : inner_tiles<0, 0, false>(b, x, out, count, weights);
-  else if (above == 1 && below <= 0)
+  if (missing.above > 0)
     inner_tiles<1, 0, false>(b, x, out, count, weights);
-  else if (above <= 0 && below == 1)
+  else if (missing.below > 0)
     inner_tiles<0, 1, false>(b, x, out, count, weights);
+  else if (b.stream)
+    inner_tiles<0, 0, true>(b, x, out, count, weights);
   else
-    return false;
-  return true;
+    inner_tiles<0, 0, false>(b, x, out, count, weights);
 }
 
 // The tiles of one pattern from column `at` on, rows from `row` on, of plane p, whose weights are those of a
@@ -257,15 +266,13 @@ void image_rows(const Images<T>& b, index_t inner) {
       const index_t row = smaller(u, b.rows - kImageRows);
       edge_columns(b, p, row, 0, weights);
       index_t at = unit;
-      for (index_t i = 0; i < inner; i += run) {
-        const index_t patterns = smaller(run, inner - i);
-        bool computed = true;
-        for (index_t q = 0; q < b.period && computed; ++q) {
+      for (index_t left = MissingRows(b, row).few() ? inner : 0; left > 0; left -= run) {
+        const index_t patterns = smaller(run, left);
+        for (index_t q = 0; q < b.period; ++q) {
           if (b.period > 1) find_weights(b, p, q, weights);
-          computed = inner_columns(b, p, row, at + q * kLanes<T>, patterns, weights);
+          inner_columns(b, p, row, at + q * kLanes<T>, patterns, weights);
         }
-        for (const index_t end = at + patterns * unit; at < end; at += unit)
-          if (!computed) edge_columns(b, p, row, at, weights);
+        at += patterns * unit;
       }
       for (; at < b.elements; at += unit) edge_columns(b, p, row, smaller(at, b.elements - unit), weights);
       if (finishes(b)) finish_image(b, p, row, row + kImageRows);
