@@ -114,6 +114,27 @@ def test_integers_and_borders(rng, border, dtype):
     assert np.array_equal(*results)  # sums of small integers are exact
 
 
+@pytest.mark.parametrize("channels", [1, 3, 8])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
+def test_sums_are_rounded_and_saturated(rng, channels, dtype):
+    """NaN gives 0; whatever is too large for the integers, or for any of 32 bits, their ends."""
+    limits = np.iinfo(dtype)
+    x = rng.integers(limits.min, limits.max, (1, 24, 70, channels), dtype=dtype, endpoint=True)
+    rows = ([0.25, 0.25, 0.5], [-3, 2, 1.5], [1e9, -1e9, 1], [1e38, 1e38, 3e38], [3e38, -3e38, 3e38])
+    finite = []
+    for row in rows:
+        filter = np.float32([1, 0.5, 0.25])[:, None] * np.float32(row)
+        sums, result = (
+            depthwise.conv2d(x, filter, algorithm="separable", dtype=kind) for kind in ("float32", dtype)
+        )
+        assert _native.last_run()["kernel"] == "separable"
+        nearest = np.rint(np.where(np.isnan(sums), 0, sums)).clip(limits.min, limits.max)
+        np.testing.assert_array_equal(result, nearest.astype(dtype))
+        finite.append(not np.isnan(sums).any() and not np.isinf(sums).any())
+    assert finite == [True, True, True, False, False]
+    assert np.isnan(sums).any()
+
+
 def test_auto_takes_the_factors_where_they_pay_and_direct_never(rng):
     x = random_array(rng, (1, 128, 128, 3), "float32")
     filter = rank_one(rng, (9, 9, 3, 1), "float32")

@@ -6,12 +6,13 @@
 namespace depthwise {
 namespace {
 
-// Blocks of columns whose sums stay in the first-level cache, but wide against the columns that neighbouring
-// blocks both sum.
+// Blocks of columns whose sums stay in the second-level cache beside the rows under them, so that rows are as
+// long as may be for the processor to fetch ahead, and wide against the columns that neighbouring blocks both
+// sum.
 void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
   const index_t sums = kSeparableRows * tile.channels * compute_bytes(spec.dtype),
                 shared = p.w.span(1) - p.w.stride;
-  const index_t columns = std::max({caches().l1 * 3 / 4 / sums - shared, 8 * shared, index_t{16}});
+  const index_t columns = std::max({caches().l2 / 4 / sums - shared, 8 * shared, index_t{16}});
   tile.columns = std::min({columns, p.w.out_count, index_t{1} << 20});
   const auto scratch = [&](Tile t) {
     t.pixels = static_cast<int>(t.columns);

@@ -57,7 +57,7 @@ class SeparablePass {
       load_weights();
       for (index_t u = task_.row_begin; u < task_.row_end; u += kSeparableRows) run_block(u);
     }
-    if (streams_) end_stream();
+    if (streams_) simd::stream_fence();
   }
 
  private:
@@ -121,12 +121,15 @@ class SeparablePass {
     const index_t elements = spec_.op == Op::grad_input ? spec_.input_elements() : spec_.output_elements();
     streams_ = uniform_ && spec_.output == Storage::same && sizeof(S) == sizeof(T) &&
                elements * static_cast<index_t>(sizeof(S)) > kStreamedBytes;
-    step_ = kV;
-    if (uniform_ && pixel_ % kV == 0) step_ = pixel_;
-    if (!uniform_) {
-      step_ = pixel_;
-      while (step_ % kV != 0) step_ += pixel_;
-    }
+    // Loads of half lines are no dearer than multiply-adds: sharing them gains nothing, and takes lines
+    // apart.
+    constexpr bool shares_loads = simd::kVectorBytes == kLineBytes;
+    step_ = uniform_ ? kV : pixel_;
+    while (!uniform_ && step_ % kV != 0) step_ += pixel_;
+    const index_t shared = uniform_ && pixel_ % kV == 0 ? pixel_ : step_;
+    groups_taps_ =
+        (shares_loads || !uniform_) && w_.spacing * pixel_ == shared && w_.stride == 1 && w_.src_step == 1;
+    if (groups_taps_) step_ = shared;
     pattern_ = pixel_ + kV;
     for (index_t t = 0; t < h_.taps; ++t)
       load_tap(factors_.column, h_.tap_start + h_.tap_step * t, column_weights_, t);
@@ -152,9 +155,8 @@ class SeparablePass {
   // Every sum adds its taps in order, however many channels a unit has. Where a tap reads what its neighbour
   // reads a tile step further on, they go together.
   void group_taps() {
-    groups_taps_ = w_.spacing * pixel_ == step_ && w_.stride == 1 && w_.src_step == 1;
-    shifts_ = kShiftsRows && uniform_ && w_.spacing == 1 && w_.stride == 1 && w_.src_step == 1 &&
-              w_.taps <= 7 && w_.taps % 2 == 1 && (pixel_ == 1 || pixel_ == 3);
+    narrow_ = uniform_ && w_.spacing == 1 && w_.stride == 1 && w_.src_step == 1 && w_.taps <= 7 &&
+              w_.taps % 2 == 1 && (pixel_ == 1 || pixel_ == 3);
     group_count_ = 0;
     for (index_t k = 0; k < w_.taps;) {
       const index_t left = groups_taps_ ? w_.taps - k : 1, count = left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -310,12 +312,11 @@ class SeparablePass {
     index_t at;
   };
 
-  // Elements before the first that lies at a whole vector, where the row is stored as it is summed.
+  // Elements before the first that lies at a cache line, where the row is stored as it is summed.
   static index_t unaligned_head(const RowTarget& to) {
     if (to.plain || to.storage != Storage::same || sizeof(S) != sizeof(T)) return 0;
     const auto address = reinterpret_cast<std::uintptr_t>(static_cast<T*>(to.to) + to.at);
-    return static_cast<index_t>((simd::kVectorBytes - address % simd::kVectorBytes) % simd::kVectorBytes /
-                                sizeof(T));
+    return static_cast<index_t>((kLineBytes - address % kLineBytes) % kLineBytes / sizeof(T));
   }
 
   template <bool kGroups>
@@ -329,45 +330,45 @@ class SeparablePass {
   template <bool kGroups, bool kUniform>
   void run_row_of(const RowWork<T>& b, const T* x, const RowTarget& to) const {
     const index_t n = columns_ * pixel_;
-    index_t e = 0;
-    if (const index_t head = kUniform ? unaligned_head(to) : 0; head > 0) {
-      vec<T> acc[1] = {};
-      row_sums<T, 1, kGroups, kUniform>(b, x, b.weights, acc);
-      e = smaller(head, n);
-      put(to, 0, acc[0], e);
-    }
-    if constexpr (kUniform && kGroups == 0 && sizeof(T) == 4 && kShiftsRows) {
-      if (shifts_) e = run_shifted_row(b, x, to, e, n);
+    const index_t head = kUniform ? smaller(unaligned_head(to), n) : 0;
+    index_t e = run_row_ends<kGroups, kUniform>(b, x, to, 0, head);
+    if constexpr (kUniform && !kGroups && sizeof(T) == 4) {
+      if (narrow_) e = run_narrow_row(b, x, to, e, n);
     }
     e = run_row_tiles<8, kGroups, kUniform>(b, x, to, e, n);
     e = run_row_tiles<4, kGroups, kUniform>(b, x, to, e, n);
     e = run_row_tiles<2, kGroups, kUniform>(b, x, to, e, n);
+    run_row_ends<kGroups, kUniform>(b, x, to, e, n);
+  }
+
+  // Vector by vector, the last of which may be a part.
+  template <bool kGroups, bool kUniform>
+  index_t run_row_ends(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
     for (; e < n; e += kV) {
       vec<T> acc[1] = {};
       row_sums<T, 1, kGroups, kUniform>(b, x + e, kUniform ? b.weights : b.weights + e % pixel_, acc);
       put(to, e, acc[0], smaller(kV, n - e));
     }
+    return n;
   }
 
-  index_t run_shifted_row(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
+  index_t run_narrow_row(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
     switch (pixel_ * 8 + w_.taps) {
-      case 8 + 3: return run_shifted_tiles<3, 1>(b, x, to, e, n);
-      case 8 + 5: return run_shifted_tiles<5, 1>(b, x, to, e, n);
-      case 8 + 7: return run_shifted_tiles<7, 1>(b, x, to, e, n);
-      case 24 + 3: return run_shifted_tiles<3, 3>(b, x, to, e, n);
-      case 24 + 5: return run_shifted_tiles<5, 3>(b, x, to, e, n);
-      case 24 + 7: return run_shifted_tiles<7, 3>(b, x, to, e, n);
+      case 8 + 3: return run_narrow_tiles<3, 1>(b, x, to, e, n);
+      case 8 + 5: return run_narrow_tiles<5, 1>(b, x, to, e, n);
+      case 8 + 7: return run_narrow_tiles<7, 1>(b, x, to, e, n);
+      case 24 + 3: return run_narrow_tiles<3, 3>(b, x, to, e, n);
+      case 24 + 5: return run_narrow_tiles<5, 3>(b, x, to, e, n);
+      case 24 + 7: return run_narrow_tiles<7, 3>(b, x, to, e, n);
       default: return e;
     }
   }
 
   template <int kTaps, int kPixel>
-  index_t run_shifted_tiles(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e,
-                            index_t n) const {
-    constexpr int vectors = 4;
-    for (; e + vectors * kV <= n; e += vectors * kV) {
-      vec<T> acc[vectors];
-      shifted_sums<vectors, kTaps, kPixel>(x + e, b.weights, acc);
+  index_t run_narrow_tiles(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
+    for (; e + kNarrowVectors * kV <= n; e += kNarrowVectors * kV) {
+      vec<T> acc[kNarrowVectors];
+      narrow_sums<kTaps, kPixel>(x + e, b.weights, acc);
       put_all(to, e, kV, acc);
     }
     return e;
@@ -375,12 +376,13 @@ class SeparablePass {
 
   template <int kVectors, bool kGroups, bool kUniform>
   index_t run_row_tiles(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
-    for (; e + kVectors * b.step <= n; e += kVectors * b.step)
-      for (index_t j = e; j < e + b.step; j += kV) {
+    const index_t step = kUniform && !kGroups ? kV : b.step;
+    for (; e + kVectors * step <= n; e += kVectors * step)
+      for (index_t j = e; j < e + step; j += kV) {
         vec<T> acc[kVectors] = {};
         row_sums<T, kVectors, kGroups, kUniform>(b, x + j, kUniform ? b.weights : b.weights + j % pixel_,
                                                  acc);
-        put_all(to, j, b.step, acc);
+        put_all(to, j, step, acc);
       }
     return e;
   }
@@ -395,7 +397,11 @@ class SeparablePass {
     if (to.plain)
       each([&](index_t i, vec<T> y) { simd::store(static_cast<T*>(to.to) + i, y); });
     else if (to.streams)
-      each([&](index_t i, vec<T> y) { stream(static_cast<T*>(to.to) + to.at + i, y); });
+      each([&](index_t i, vec<T> y) { simd::stream(static_cast<T*>(to.to) + to.at + i, y); });
+    else if (to.storage == Storage::same)
+      each([&](index_t i, vec<T> y) { simd::store(static_cast<S*>(to.to) + to.at + i, y); });
+    else if (to.storage == Storage::u8 && step == kV)
+      store_bytes<kVectors, T>(to.to, to.at + e, x);
     else if (to.storage == Storage::u8)
       each([&](index_t i, vec<T> y) { store_integers<std::uint8_t, T>(to.to, to.at + i, y); });
     else
@@ -452,7 +458,7 @@ class SeparablePass {
   index_t column_begin_ = 0, columns_ = 0, first_column_ = 0, reach_ = 0, inside_begin_ = 0, inside_end_ = 0;
   index_t first_channel_ = 0, first_output_ = 0, output_step_ = 1, pixel_ = 1, result_at_ = 0;
   index_t step_ = 0, pattern_ = 0, group_count_ = 0;
-  bool adjacent_ = false, groups_taps_ = false, shifts_ = false, streams_ = false, finishes_ = false,
+  bool adjacent_ = false, groups_taps_ = false, narrow_ = false, streams_ = false, finishes_ = false,
        uniform_ = false;
 };
 

@@ -148,16 +148,18 @@ struct RowWork {
   index_t weight_step, step;
 };
 
-template <class T, int kVectors, int kTaps, bool kUniform>
+// Vectors of a tile that share no loads, of the same weights, lie side by side, a constant apart.
+template <class T, int kVectors, int kTaps, bool kUniform, bool kAdjacent>
 DEPTHWISE_INLINE void row_group(const RowWork<T>& b, const RowGroup& g, const T* x, const T* weights,
                                 vec<T> (&acc)[kVectors]) {
+  const index_t step = kAdjacent ? kLanes<T> : b.step;
   vec<T> w[kTaps];
 #pragma GCC unroll 4
   for (int i = 0; i < kTaps; ++i) w[i] = tap_weight<T, kUniform>(weights, g.first + i, b.weight_step);
   x += g.offset;
 #pragma GCC unroll 16
   for (int j = 0; j < kVectors + kTaps - 1; ++j) {
-    const vec<T> loaded = simd::load(x + j * b.step);
+    const vec<T> loaded = simd::load(x + j * step);
 #pragma GCC unroll 4
     for (int i = 0; i < kTaps; ++i)
       if (j >= i && j < i + kVectors) acc[j - i] = simd::fma(loaded, w[i], acc[j - i]);
@@ -169,33 +171,27 @@ template <class T, int kVectors, bool kGroups, bool kUniform>
 DEPTHWISE_INLINE void row_sums(const RowWork<T>& b, const T* x, const T* weights, vec<T> (&acc)[kVectors]) {
   for (const RowGroup *g = b.groups, *end = g + b.group_count; g != end; ++g) {
     if (kGroups && g->count == 4)
-      row_group<T, kVectors, 4, kUniform>(b, *g, x, weights, acc);
+      row_group<T, kVectors, 4, kUniform, false>(b, *g, x, weights, acc);
     else if (kGroups && g->count == 2)
-      row_group<T, kVectors, 2, kUniform>(b, *g, x, weights, acc);
+      row_group<T, kVectors, 2, kUniform, false>(b, *g, x, weights, acc);
     else
-      row_group<T, kVectors, 1, kUniform>(b, *g, x, weights, acc);
+      row_group<T, kVectors, 1, kUniform, kUniform && !kGroups>(b, *g, x, weights, acc);
   }
 }
 
 // ---- along a row of few channels, with few taps
 // ------------------------------------------------------------------
 
+// kVectors neighbouring sums of kTaps taps that are kPixel elements apart.
 #if defined(__AVX512F__)
-inline constexpr bool kShiftsRows = true;
+inline constexpr int kNarrowVectors = 4;
+
 template <int kLanesOff>
 DEPTHWISE_INLINE vec<float> shifted(vec<float> low, vec<float> high) {
   if constexpr (kLanesOff == 0) return low;
   return (vec<float>)_mm512_alignr_epi32((__m512i)high, (__m512i)low, kLanesOff);
 }
-#else
-inline constexpr bool kShiftsRows = false;
-template <int kLanesOff>
-DEPTHWISE_INLINE vec<float> shifted(vec<float> low, vec<float>) {
-  return low;
-}
-#endif
 
-// Sums of kTaps taps that are kPixel elements apart: loads are dearer than shifts of what was loaded.
 template <int kTaps, int kPixel, int kTap = 0>
 DEPTHWISE_INLINE vec<float> shifted_sum(const vec<float>* x, const vec<float>* w, vec<float> acc) {
   constexpr int V = kLanes<float>, at = kTap * kPixel;
@@ -207,17 +203,34 @@ DEPTHWISE_INLINE vec<float> shifted_sum(const vec<float>* x, const vec<float>* w
   }
 }
 
-template <int kVectors, int kTaps, int kPixel>
-DEPTHWISE_INLINE void shifted_sums(const float* x, const float* weights, vec<float> (&acc)[kVectors]) {
+// Loads that straddle cache lines are dearer than shifts of what was loaded.
+template <int kTaps, int kPixel>
+DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, vec<float> (&acc)[kNarrowVectors]) {
   constexpr int V = kLanes<float>, more = ((kTaps - 1) * kPixel + V - 1) / V;
-  vec<float> loaded[kVectors + more + 1], w[kTaps];
+  vec<float> loaded[kNarrowVectors + more + 1], w[kTaps];
 #pragma GCC unroll 8
   for (int k = 0; k < kTaps; ++k) w[k] = simd::broadcast(weights[k]);
 #pragma GCC unroll 16
-  for (int v = 0; v < kVectors + more; ++v) loaded[v] = simd::load(x + v * V);
-  loaded[kVectors + more] = vec<float>{};
+  for (int v = 0; v < kNarrowVectors + more; ++v) loaded[v] = simd::load(x + v * V);
+  loaded[kNarrowVectors + more] = vec<float>{};
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) acc[v] = shifted_sum<kTaps, kPixel>(loaded + v, w, vec<float>{});
+  for (int v = 0; v < kNarrowVectors; ++v) acc[v] = shifted_sum<kTaps, kPixel>(loaded + v, w, vec<float>{});
 }
+#else
+inline constexpr int kNarrowVectors = 8;
+
+template <int kTaps, int kPixel>
+DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, vec<float> (&acc)[kNarrowVectors]) {
+#pragma GCC unroll 8
+  for (int v = 0; v < kNarrowVectors; ++v) acc[v] = vec<float>{};
+#pragma GCC unroll 8
+  for (int k = 0; k < kTaps; ++k) {
+    const vec<float> w = simd::broadcast(weights[k]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kNarrowVectors; ++v)
+      acc[v] = simd::fma(simd::load(x + k * kPixel + v * kLanes<float>), w, acc[v]);
+  }
+}
+#endif
 
 }  // namespace
