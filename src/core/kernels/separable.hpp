@@ -51,7 +51,8 @@ class SeparablePass {
   }
 
   void run() {
-    for (index_t i = 0; i < layout_.zero_bytes / static_cast<index_t>(sizeof(From)); ++i) zeros_[i] = From{};
+    if (spec_.border == Border::constant)
+      __builtin_memset(zeros_, 0, static_cast<std::size_t>(layout_.zero_bytes));
     for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
       find_unit(unit);
       load_weights();
