@@ -130,7 +130,8 @@ class Flat {
     constexpr index_t kLeastPatterns = 6;
     const index_t row_bytes = h_.src_step * source_.row_step * static_cast<index_t>(sizeof(S)),
                   narrow = columns_ < kV && kLayout == Layout::nchw;
-    const bool taps = h_.taps == 3 && w_.taps == 3 && h_.stride == 1 && w_.stride == 1,
+    const bool halved = kLayout == Layout::nchw && w_.stride == 2 && w_.spacing == 1 && columns_ >= kV,
+               taps = h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && (w_.stride == 1 || halved),
                adjacent = w_.src_step == 1 && w_.out_step == 1 && source_row_.repeat == 1 &&
                           layout_.outputs * layout_.subrows == 1;
     return taps && adjacent && row_bytes % depthwise::kWayBytes != 0 &&
@@ -307,27 +308,31 @@ class Flat {
 
   void run_images(index_t planes, const T* weights, const T* bias) const {
     if constexpr (kReadsImages) {
-      const index_t position = task_.row_begin, row_step = source_.row_step, low = source_row_.begin;
-      compute_images(Images<T>{.source = unit_source_ - low * layout_.pixel + h_.source(position) * row_step,
-                               .row_step = h_.src_step * row_step,
-                               .plane_step = source_.channel_step,
-                               .tap_step = w_.spacing * layout_.pixel,
-                               .first = rows_inside_.begin - position,
-                               .last = rows_inside_.end - position,
-                               .low = low * layout_.pixel,
-                               .high = source_row_.end * layout_.pixel,
-                               .weights = weights,
-                               .patterns = kLayout == Layout::nhwc,
-                               .period = period_,
-                               .out = result_row(position, 0),
-                               .out_row = result_row_step_,
-                               .out_plane = result_.channel_step,
-                               .rows = task_.row_end - position,
-                               .elements = elements_,
-                               .planes = planes,
-                               .bias = bias,
-                               .activation = spec_.activation,
-                               .stream = streams()});
+      const index_t row = task_.row_begin, position = h_.stride * row, row_step = source_.row_step,
+                    low = source_row_.begin;
+      const Images<T> images{.source = unit_source_ - low * layout_.pixel + h_.source(position) * row_step,
+                             .row_step = h_.src_step * row_step,
+                             .plane_step = source_.channel_step,
+                             .tap_step = w_.spacing * layout_.pixel,
+                             .first = rows_inside_.begin - position,
+                             .last = rows_inside_.end - position,
+                             .low = low * layout_.pixel,
+                             .high = source_row_.end * layout_.pixel,
+                             .weights = weights,
+                             .patterns = kLayout == Layout::nhwc,
+                             .period = period_,
+                             .out = result_row(row, 0),
+                             .out_row = result_row_step_,
+                             .out_plane = result_.channel_step,
+                             .rows = task_.row_end - row,
+                             .elements = elements_,
+                             .planes = planes,
+                             .bias = bias,
+                             .activation = spec_.activation,
+                             .stream = streams()};
+      if constexpr (kLayout == Layout::nchw)
+        if (w_.stride == 2) return compute_images<2>(images);
+      compute_images<1>(images);
     }
   }
 

@@ -4,7 +4,8 @@
 //
 // A tile holds seven output rows of one vector; each input is loaded once for every tap of a row. Where all
 // columns exist the weights stay in registers from tile to tile. At the ends of rows loads are masked, and
-// most weights are operands in memory.
+// most weights are operands in memory. Under a stride of 2 even and odd columns are taken apart in registers,
+// and sums keep the order of lanes that this leaves until they are stored.
 #pragma once
 
 #include "activation.hpp"
@@ -14,11 +15,11 @@ namespace {
 
 inline constexpr int kImageRows = 7;
 
-// Some planes of one task, or rows of all channels as one plane. Row 0, column 0 of the output reads `source`
-// for tap 0 of kernel row 0; of the rows and columns from there on, [first, last) and [low, high) exist. A
-// plane narrower than a vector is followed by its next row, or plane: what a vector writes beyond its row,
-// the next one writes again. Weights repeat after `period` vectors, which rows of more than one vector are a
-// multiple of or longer than.
+// Some planes of one task, or rows of all channels as one plane, under a stride S of 1 or, of planes whose
+// taps are neighbours, 2. Row 0, column 0 of the output reads `source` for tap 0 of kernel row 0; of the rows
+// and columns from there on, [first, last) and [low, high) exist. A plane narrower than a vector is followed
+// by its next row, or plane: what a vector writes beyond its row, the next one writes again. Weights repeat
+// after `period` vectors, which rows of more than one vector are a multiple of or longer than.
 template <class T>
 struct Images {
   const T* source;
@@ -47,24 +48,80 @@ DEPTHWISE_INLINE void find_weights(const Images<T>& b, index_t p, index_t q, vec
                             : simd::broadcast(b.weights[i * L + p]);
 }
 
-// Which lanes of the inputs of each tap exist, for the vector of columns from `at` on.
-template <class T>
+// Under a stride of 2: every second lane of neighbouring vectors, in the order that one instruction gives.
+DEPTHWISE_INLINE vec<float> even_lanes(vec<float> a, vec<float> b) {
+  return (vec<float>)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88);
+}
+DEPTHWISE_INLINE vec<float> odd_lanes(vec<float> a, vec<float> b) {
+  return (vec<float>)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xdd);
+}
+DEPTHWISE_INLINE vec<double> even_lanes(vec<double> a, vec<double> b) {
+  return (vec<double>)_mm256_unpacklo_pd((__m256d)a, (__m256d)b);
+}
+DEPTHWISE_INLINE vec<double> odd_lanes(vec<double> a, vec<double> b) {
+  return (vec<double>)_mm256_unpackhi_pd((__m256d)a, (__m256d)b);
+}
+// Sums of such lanes in their own order.
+template <int S, class T>
+DEPTHWISE_INLINE vec<T> in_order(vec<T> sums) {
+  if constexpr (S == 1) return sums;
+  return (vec<T>)_mm256_permute4x64_epi64((__m256i)sums, 0xd8);
+}
+
+// What a tile loads of each row, in vectors: the inputs of the taps, or what they are taken from.
+template <int S>
+inline constexpr int kRowLoads = S == 1 ? 3 : 4;
+template <int S, class T>
+DEPTHWISE_INLINE index_t load_offset(index_t tap_step, int i) {
+  return S == 1 ? i * tap_step : i / 2 * 2 + i % 2 * kLanes<T>;
+}
+
+// Which lanes of them exist, for the vector of columns from `at` on.
+template <int S, class T>
 struct ImageLanes {
-  LaneMask inside[3];
+  LaneMask inside[kRowLoads<S>];
 
   DEPTHWISE_INLINE ImageLanes(const Images<T>& b, index_t at) {
-#pragma GCC unroll 3
-    for (int k = 0; k < 3; ++k) {
-      const index_t position = at + k * b.tap_step;
-      inside[k] = lanes_between<T, kLanes<T>>(b.low - position, b.high - position);
+#pragma GCC unroll 4
+    for (int i = 0; i < kRowLoads<S>; ++i) {
+      const index_t position = S * at + load_offset<S, T>(b.tap_step, i);
+      inside[i] = lanes_between<T, kLanes<T>>(b.low - position, b.high - position);
     }
   }
 };
 
+// Calls `use` with the input of each tap of a row; `load` takes what load `i` reads.
+template <int S, class T, class Load, class Use>
+DEPTHWISE_INLINE void row_inputs(const T* at, index_t tap_step, const Load& load, const Use& use) {
+  const auto take = [&](int k, vec<T> input) __attribute__((always_inline)) {
+    keep(input);
+    use(k, input);
+  };
+  if constexpr (S == 1) {
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; ++k) take(k, load(at + k * tap_step, k));
+  } else {
+    vec<T> from[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) from[i] = load(at + load_offset<S, T>(tap_step, i), i);
+    take(0, even_lanes(from[0], from[1]));
+    take(1, odd_lanes(from[0], from[1]));
+    take(2, even_lanes(from[2], from[3]));
+  }
+}
+
+// The rows of a tile's source, and whether one of them is under an output row.
+template <int S>
+inline constexpr int kSourceRows = (kImageRows - 1) * S + 3;
+template <int S>
+DEPTHWISE_INLINE constexpr bool reads_row(int output, int row) {
+  return row >= output * S && row - output * S < 3;
+}
+
 // The tile from row `row` on, at source `x`; the first `whole` of its rows are written as whole vectors, and
 // the others' first `elements` lanes.
-template <class T>
-DEPTHWISE_INLINE void image_tile(const Images<T>& b, const T* x, index_t row, const ImageLanes<T>& lanes,
+template <int S, class T>
+DEPTHWISE_INLINE void image_tile(const Images<T>& b, const T* x, index_t row, const ImageLanes<S, T>& lanes,
                                  const vec<T>* weights, T* out, index_t whole) {
   constexpr int L = kLanes<T>, kHeld = 4;
   vec<T> acc[kImageRows] = {}, held[kHeld];
@@ -73,43 +130,44 @@ DEPTHWISE_INLINE void image_tile(const Images<T>& b, const T* x, index_t row, co
     held[i] = weights[i];
     keep(held[i]);
   }
-  const std::size_t from = static_cast<std::size_t>(row - b.first), count = b.last - b.first;
+  const std::size_t from = static_cast<std::size_t>(S * row - b.first), count = b.last - b.first;
 #pragma GCC unroll 16
-  for (int r = 0; r < kImageRows + 2; ++r, x += b.row_step) {
+  for (int r = 0; r < kSourceRows<S>; ++r, x += b.row_step) {
     if (from + r >= count) continue;
-    const T* at = x;
+    row_inputs<S, T>(
+        x, b.tap_step,
+        [&](const T* at, int i)
+            __attribute__((always_inline)) { return load_lanes<T, L>(at, lanes.inside[i]); },
+        [&](int k, vec<T> input) __attribute__((always_inline)) {
+          reload(weights);
 #pragma GCC unroll 8
-    for (int k = 0; k < 3; ++k, at += b.tap_step) {
-      vec<T> input = load_lanes<T, L>(at, lanes.inside[k]);
-      keep(input);
-      reload(weights);
-#pragma GCC unroll 8
-      for (int t = 0; t < kImageRows; ++t)
-        if (r >= t && r - t < 3) {
-          const int i = (r - t) * 3 + k;
-          acc[t] = simd::fma(input, i < kHeld ? held[i] : weights[i], acc[t]);
-        }
-    }
+          for (int t = 0; t < kImageRows; ++t)
+            if (reads_row<S>(t, r)) {
+              const int i = (r - S * t) * 3 + k;
+              acc[t] = simd::fma(input, i < kHeld ? held[i] : weights[i], acc[t]);
+            }
+        });
   }
 #pragma GCC unroll 8
   for (int t = 0; t < kImageRows; ++t, out += b.out_row) {
+    const vec<T> sums = in_order<S, T>(acc[t]);
     if (t < whole)
-      simd::store(out, acc[t]);
+      simd::store(out, sums);
     else
-      simd::store_n(out, acc[t], static_cast<int>(b.elements));
+      simd::store_n(out, sums, static_cast<int>(b.elements));
   }
 }
 
 // The vector of columns from `at` on, number q of its pattern, rows [begin, end) of all planes.
-template <class T>
+template <int S, class T>
 DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t at, index_t q, index_t begin, index_t end) {
   constexpr int L = kLanes<T>;
-  const ImageLanes<T> lanes(b, at);
+  const ImageLanes<S, T> lanes(b, at);
   const bool follow = b.out_plane == b.rows * b.elements;  // planes, as rows
   for (index_t p = 0; p < b.planes; ++p) {
     vec<T> weights[9];
     find_weights(b, p, q, weights);
-    const T* const x = b.source + p * b.plane_step + at;
+    const T* const x = b.source + p * b.plane_step + S * at;
     T* const out = b.out + p * b.out_plane + at;
     // Rows up to here are written as whole vectors: there is room behind their last.
     const index_t room = (follow ? b.planes - p : 1) * b.rows * b.elements,
@@ -118,7 +176,7 @@ DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t at, index_t q, i
                                           : (room - L) / b.elements + 1;
     for (index_t u = begin; u < end; u += kImageRows) {
       const index_t row = smaller(u, b.rows - kImageRows);
-      image_tile(b, x + row * b.row_step, row, lanes, weights, out + row * b.out_row, whole - row);
+      image_tile<S>(b, x + S * row * b.row_step, row, lanes, weights, out + row * b.out_row, whole - row);
     }
   }
 }
@@ -126,29 +184,28 @@ DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t at, index_t q, i
 // One tile, of which all columns exist, and all rows but the first Above and the last Below. Sums of a row
 // begin when its first input is loaded and are complete three rows on, so that few of them are live at once,
 // and all the weights. `store` takes the sums of each row.
-template <int Above, int Below, class T, class Store>
+template <int S, int Above, int Below, class T, class Store>
 DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step, const vec<T> (&weights)[9],
                                  const Store& store) {
   vec<T> acc[kImageRows] = {};
   const T* at = x + Above * row_step;
 #pragma GCC unroll 16
-  for (int r = Above; r < kImageRows + 2 - Below; ++r, at += row_step) {
+  for (int r = Above; r < kSourceRows<S> - Below; ++r, at += row_step) {
     opaque(at);
-#pragma GCC unroll 3
-    for (int k = 0; k < 3; ++k) {
-      vec<T> input = simd::load(at + k * tap_step);
-      keep(input);
+    row_inputs<S, T>(
+        at, tap_step, [](const T* from, int) __attribute__((always_inline)) { return simd::load(from); },
+        [&](int k, vec<T> input) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-      for (int t = 0; t < kImageRows; ++t)
-        if (r >= t && r - t < 3) acc[t] = simd::fma(input, weights[(r - t) * 3 + k], acc[t]);
-    }
+          for (int t = 0; t < kImageRows; ++t)
+            if (reads_row<S>(t, r)) acc[t] = simd::fma(input, weights[(r - S * t) * 3 + k], acc[t]);
+        });
   }
 #pragma GCC unroll 8
-  for (int t = 0; t < kImageRows; ++t) store(t, acc[t]);
+  for (int t = 0; t < kImageRows; ++t) store(t, in_order<S, T>(acc[t]));
 }
 
 // `count` tiles a pattern apart. Where they go past the caches it is in pairs, a line of each row at once.
-template <int Above, int Below, bool Stream, class T>
+template <int S, int Above, int Below, bool Stream, class T>
 DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_t count,
                                   const vec<T> (&from)[9]) {
   constexpr int L = kLanes<T>;
@@ -160,75 +217,76 @@ DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_
   }
   const index_t row_step = b.row_step, tap_step = b.tap_step, out_row = b.out_row, step = b.period * L;
   const auto plain = [&](index_t tiles) __attribute__((always_inline)) {
-    for (; tiles > 0; --tiles, --count, x += step, out += step) {
+    for (; tiles > 0; --tiles, --count, x += S * step, out += step) {
       T* to = out;
-      inner_tile<Above, Below>(x, row_step, tap_step, weights,
-                               [&](int, vec<T> sum) __attribute__((always_inline)) {
-                                 opaque(to);
-                                 simd::store(to, sum);
-                                 to += out_row;
-                               });
+      inner_tile<S, Above, Below>(x, row_step, tap_step, weights,
+                                  [&](int, vec<T> sum) __attribute__((always_inline)) {
+                                    opaque(to);
+                                    simd::store(to, sum);
+                                    to += out_row;
+                                  });
     }
   };
   if constexpr (Stream) {
     alignas(simd::kVectorBytes) T halves[kImageRows * L];
     plain(reinterpret_cast<std::size_t>(out) % kLineBytes != 0);
-    for (; count >= 2; count -= 2, x += 2 * L, out += 2 * L) {
-      inner_tile<Above, Below>(x, row_step, tap_step, weights,
-                               [&](int t, vec<T> sum)
-                                   __attribute__((always_inline)) { simd::store(halves + t * L, sum); });
+    for (; count >= 2; count -= 2, x += 2 * S * L, out += 2 * L) {
+      inner_tile<S, Above, Below>(x, row_step, tap_step, weights,
+                                  [&](int t, vec<T> sum)
+                                      __attribute__((always_inline)) { simd::store(halves + t * L, sum); });
       T* to = out;
-      inner_tile<Above, Below>(x + L, row_step, tap_step, weights,
-                               [&](int t, vec<T> sum) __attribute__((always_inline)) {
-                                 opaque(to);
-                                 simd::stream(to, simd::load(halves + t * L));
-                                 simd::stream(to + L, sum);
-                                 to += out_row;
-                               });
+      inner_tile<S, Above, Below>(x + S * L, row_step, tap_step, weights,
+                                  [&](int t, vec<T> sum) __attribute__((always_inline)) {
+                                    opaque(to);
+                                    simd::stream(to, simd::load(halves + t * L));
+                                    simd::stream(to + L, sum);
+                                    to += out_row;
+                                  });
     }
   }
   plain(count);
 }
 
-// How many of the tile's source rows from row `row` on are missing above the image, and below it.
+// How many of the source rows of the tile from row `row` on are missing above the image, and below it.
+template <int S>
 struct MissingRows {
   index_t above, below;
 
   template <class T>
   DEPTHWISE_INLINE MissingRows(const Images<T>& b, index_t row)
-      : above(b.first - row), below(row + kImageRows + 2 - b.last) {}
+      : above(b.first - S * row), below(S * row + kSourceRows<S> - b.last) {}
   // Whether inner tiles know the case: those of "SAME" padding, one row at one end.
   DEPTHWISE_INLINE bool few() const { return above <= 1 && below <= 1 && (above <= 0 || below <= 0); }
 };
 
 // One vector of each of `count` patterns, from column `at` on, all of whose columns exist; few rows are
 // missing.
-template <class T>
+template <int S, class T>
 DEPTHWISE_INLINE void inner_columns(const Images<T>& b, index_t p, index_t row, index_t at, index_t count,
                                     const vec<T> (&weights)[9]) {
-  const MissingRows missing(b, row);
-  const T* const x = b.source + p * b.plane_step + row * b.row_step + at;
+  const MissingRows<S> missing(b, row);
+  const T* const x = b.source + p * b.plane_step + S * (row * b.row_step + at);
   T* const out = b.out + p * b.out_plane + row * b.out_row + at;
   if (missing.above > 0)
-    inner_tiles<1, 0, false>(b, x, out, count, weights);
+    inner_tiles<S, 1, 0, false>(b, x, out, count, weights);
   else if (missing.below > 0)
-    inner_tiles<0, 1, false>(b, x, out, count, weights);
+    inner_tiles<S, 0, 1, false>(b, x, out, count, weights);
   else if (b.stream)
-    inner_tiles<0, 0, true>(b, x, out, count, weights);
+    inner_tiles<S, 0, 0, true>(b, x, out, count, weights);
   else
-    inner_tiles<0, 0, false>(b, x, out, count, weights);
+    inner_tiles<S, 0, 0, false>(b, x, out, count, weights);
 }
 
 // The tiles of one pattern from column `at` on, rows from `row` on, of plane p, whose weights are those of a
 // pattern of one vector.
-template <class T>
+template <int S, class T>
 __attribute__((noinline)) void edge_columns(const Images<T>& b, index_t p, index_t row, index_t at,
                                             vec<T> (&weights)[9]) {
-  const T* const x = b.source + p * b.plane_step + row * b.row_step;
+  const T* const x = b.source + p * b.plane_step + S * row * b.row_step;
   T* const out = b.out + p * b.out_plane + row * b.out_row;
   for (index_t q = 0; q < b.period; ++q, at += kLanes<T>) {
     if (b.period > 1) find_weights(b, p, q, weights);
-    image_tile(b, x + at, row, ImageLanes<T>(b, at), weights, out + at, kImageRows);
+    image_tile<S>(b, x + S * at, row, ImageLanes<S, T>(b, at), weights, out + at, kImageRows);
   }
 }
 
@@ -252,11 +310,12 @@ DEPTHWISE_INLINE bool finishes(const Images<T>& b) {
   return b.bias || b.activation != Activation::none;
 }
 
-// Rows in the order of memory: their first pattern, `inner` ones all of whose columns exist, and the rest;
-// rows that the last tiles share with their neighbours are computed, and finished, anew. Runs of patterns
-// stay in the first-level cache while each of their vectors passes over them.
-template <class T>
-void image_rows(const Images<T>& b, index_t inner) {
+// Rows in the order of memory: the first pattern, where columns of it are missing, `inner` ones all of whose
+// columns exist, and the rest; rows that the last tiles share with their neighbours are computed, and
+// finished, anew. Runs of patterns stay in the first-level cache while each of their vectors passes over
+// them.
+template <int S, class T>
+void image_rows(const Images<T>& b, index_t first, index_t inner) {
   constexpr index_t kRun = 16;
   const index_t unit = b.period * kLanes<T>, run = b.period == 1 ? inner : kRun;
   for (index_t p = 0; p < b.planes; ++p) {
@@ -264,17 +323,17 @@ void image_rows(const Images<T>& b, index_t inner) {
     find_weights(b, p, 0, weights);
     for (index_t u = 0; u < b.rows; u += kImageRows) {
       const index_t row = smaller(u, b.rows - kImageRows);
-      edge_columns(b, p, row, 0, weights);
-      index_t at = unit;
-      for (index_t left = MissingRows(b, row).few() ? inner : 0; left > 0; left -= run) {
+      if (first > 0) edge_columns<S>(b, p, row, 0, weights);
+      index_t at = first;
+      for (index_t left = MissingRows<S>(b, row).few() ? inner : 0; left > 0; left -= run) {
         const index_t patterns = smaller(run, left);
         for (index_t q = 0; q < b.period; ++q) {
           if (b.period > 1) find_weights(b, p, q, weights);
-          inner_columns(b, p, row, at + q * kLanes<T>, patterns, weights);
+          inner_columns<S>(b, p, row, at + q * kLanes<T>, patterns, weights);
         }
         at += patterns * unit;
       }
-      for (; at < b.elements; at += unit) edge_columns(b, p, row, smaller(at, b.elements - unit), weights);
+      for (; at < b.elements; at += unit) edge_columns<S>(b, p, row, smaller(at, b.elements - unit), weights);
       if (finishes(b)) finish_image(b, p, row, row + kImageRows);
     }
   }
@@ -282,7 +341,7 @@ void image_rows(const Images<T>& b, index_t inner) {
 
 // All planes of few vectors a row. Bands of rows stay in the cache while vectors of columns pass over them;
 // where there is but one vector, planes are written in order.
-template <class T>
+template <int S, class T>
 void narrow_images(const Images<T>& b) {
   constexpr index_t kBandBytes = 256 << 10, L = kLanes<T>;
   const index_t row_bytes = 2 * b.planes * b.elements * static_cast<index_t>(sizeof(T));
@@ -291,7 +350,7 @@ void narrow_images(const Images<T>& b) {
   for (index_t u = 0; u < b.rows; u += band) {
     const index_t end = smaller(u + band, b.rows);
     const auto columns = [&](index_t at) __attribute__((always_inline)) {
-      for (index_t q = 0; q < b.period; ++q) image_columns(b, at + q * L, q, u, end);
+      for (index_t q = 0; q < b.period; ++q) image_columns<S>(b, at + q * L, q, u, end);
     };
     columns(0);
     for (index_t at = unit; at < b.elements; at += unit) columns(smaller(at, b.elements - unit));
@@ -300,13 +359,14 @@ void narrow_images(const Images<T>& b) {
 }
 
 // All planes; rows >= kImageRows.
-template <class T>
+template <int S, class T>
 void compute_images(const Images<T>& b) {
   constexpr index_t kLeastInner = 2;
   const index_t unit = b.period * kLanes<T>;
-  // Patterns after the first, up to the last all of whose inputs exist.
-  const index_t inner = b.low <= unit ? smaller(b.elements, b.high - 2 * b.tap_step) / unit - 1 : 0;
-  inner < kLeastInner ? narrow_images(b) : image_rows(b, inner);
+  // Patterns from `first` on, up to the last all of whose inputs exist, as far as they are loaded.
+  const index_t first = b.low > 0 ? unit : 0, behind = S == 1 ? 2 * b.tap_step : 2,
+                inner = b.low <= S * unit ? (smaller(S * b.elements, b.high - behind) / S - first) / unit : 0;
+  inner < kLeastInner ? narrow_images<S>(b) : image_rows<S>(b, first, inner);
   if (b.stream) simd::stream_fence();
 }
 #else
