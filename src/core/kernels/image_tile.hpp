@@ -101,12 +101,15 @@ DEPTHWISE_INLINE void row_inputs(const T* at, index_t tap_step, const Load& load
 #pragma GCC unroll 3
     for (int k = 0; k < 3; ++k) take(k, load(at + k * tap_step, k));
   } else {
-    vec<T> from[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) from[i] = load(at + load_offset<S, T>(tap_step, i), i);
-    take(0, even_lanes(from[0], from[1]));
-    take(1, odd_lanes(from[0], from[1]));
-    take(2, even_lanes(from[2], from[3]));
+    const auto read = [&](int i) __attribute__((always_inline)) {
+      return load(at + load_offset<S, T>(tap_step, i), i);
+    };
+    vec<T> low = read(0), high = read(1);
+    keep(low);
+    keep(high);
+    take(0, even_lanes(low, high));
+    take(1, odd_lanes(low, high));
+    take(2, even_lanes(read(2), read(3)));
   }
 }
 
