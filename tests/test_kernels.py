@@ -208,6 +208,7 @@ def test_batches_beyond_the_caches_have_the_bits_of_their_images(rng, op, isa, d
         ((32, 113, 112), 3, {"layout": "NCHW"}),
         ((32, 113, 107), 3, {"layout": "NCHW"}),
         ((3, 400, 1072), 3, {"layout": "NCHW", "padding": "VALID"}),
+        ((16, 225, 224), 3, {"layout": "NCHW", "stride": 2}),
     ]
     ran = set()
     for image, kernel, keywords in cases:
@@ -247,8 +248,10 @@ def test_planes_of_every_width_have_the_bits_of_the_generic_row(rng, kernel, str
 @pytest.mark.parametrize("activation", [None, "relu6"])
 def test_narrow_planes_end_where_they_should(rng, activation, isa, dtype):
     """A few lanes or vectors a row, tall ones, more planes than lanes, and a weight that is not finite."""
-    for width, height, bad in itertools.product((*range(1, 20), 37, 70), (7, 9, 700), (False, True)):
-        spec = _spec.general_spec((1, 9, height, width), (3, 3, 9, 1), dtype, padding=1, layout="NCHW")
+    sizes = itertools.product((*range(1, 20), 37, 70), (7, 9, 700), (1, 2), (False, True))
+    for columns, rows, stride, bad in sizes:
+        keywords = {"padding": 1, "layout": "NCHW", "stride": stride}
+        spec = _spec.general_spec((1, 9, rows * stride, columns * stride), (3, 3, 9, 1), dtype, **keywords)
         x, filter = operands(rng, spec, "forward")
         if bad:
             filter[0, 1, 4, 0] = np.inf

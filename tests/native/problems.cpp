@@ -251,8 +251,8 @@ Spec draw_wide_spec(Choices& choices) {
   Spec s = draw_spec(choices);
   s.channels = choices.draw(1, 9);
   s.multiplier = 1;
-  s.h = draw_axis(choices, {7, 24, 3, 3, 1});
-  s.w = draw_axis(choices, {40, 90, 3, 3, 1});
+  s.h = draw_axis(choices, {7, 32, 3, 3, 2});
+  s.w = draw_axis(choices, {40, 120, 3, 3, 2});
   return s;
 }
 
