@@ -244,6 +244,12 @@ DEPTHWISE_INLINE void store(T* p, vec<T> v) {
   *reinterpret_cast<typename types<T>::vec_u*>(p) = v;
 }
 
+// Asks for what is at an address that may lie outside any array, into the second-level cache: the first may
+// have no room for it beside what is in use.
+DEPTHWISE_INLINE void fetch(std::uintptr_t address) {
+  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
+}
+
 // Stores past the caches, to a vector's alignment. stream_fence() makes such stores visible to other threads.
 #if defined(__x86_64__)
 template <class T>

@@ -42,7 +42,7 @@ DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& r
     load_row(u, at.grad, window[0]);
     std::uintptr_t next_grad = at.next_grad;
 #pragma GCC unroll 4
-    for (int c = 0; c < Columns; ++c, next_grad += next_grad_step) fetch(next_grad);
+    for (int c = 0; c < Columns; ++c, next_grad += next_grad_step) simd::fetch(next_grad);
 #pragma GCC unroll 2
     for (int phase = 0; phase < Stride; ++phase, ++position, at.x += b.x_row, at.next_x += b.next_x_row) {
       if (Stride > 1 && (position < run.begin || position >= run.end)) continue;
@@ -52,7 +52,7 @@ DEPTHWISE_INLINE void grad_strip_rows(const GradBlock<T>& b, const GradRun<T>& r
       for (int i = 0; i < (Columns - 1) * Stride + 3; ++i, x += pixel, next_x += next_pixel) {
         opaque(x);
         opaque(next_x);
-        if (i < Columns * Stride) fetch(next_x);
+        if (i < Columns * Stride) simd::fetch(next_x);
         if (Edge && !inside.has(i, (Columns - 1) * Stride + 3)) continue;
         vec<T> input = simd::load(x);
         keep(input);

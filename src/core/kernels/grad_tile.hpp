@@ -40,11 +40,6 @@ struct GradBlock {
   index_t sum_row, sum_step;
 };
 
-// Into the second-level cache: what comes next may not fit into the first beside what is in use.
-DEPTHWISE_INLINE void fetch(std::uintptr_t address) {
-  __builtin_prefetch(reinterpret_cast<const void*>(address), 0, 2);
-}
-
 // Keeps what is used several times in a register; the compiler would read it from memory for each use.
 template <class T>
 DEPTHWISE_INLINE vec<T> kept(vec<T> x) {
@@ -73,11 +68,11 @@ DEPTHWISE_INLINE void grad_column(const GradBlock<T>& b, const GradRun<T>& run, 
   for (int i = 1; i < depth; ++i)
     rows[i] = u - i >= b.grad_begin && u - i < b.grad_end ? simd::load(grad - i * b.grad_row) : vec<T>{};
   for (; u < end; ++u, grad += b.grad_row, x += skip, next_grad += b.next_grad_row) {
-    fetch(next_grad);
+    simd::fetch(next_grad);
     rows[0] = u < b.grad_end ? simd::load(grad) : vec<T>{};
 #pragma GCC unroll 2
     for (int phase = 0; phase < phases; ++phase, ++position, x += b.x_row, next_x += b.next_x_row) {
-      fetch(next_x);
+      simd::fetch(next_x);
       if (Stride > 1 && (position < run.begin || position >= run.end)) continue;
 #pragma GCC unroll 8
       for (int k = 0; k < Taps && phase < Rows; ++k) {

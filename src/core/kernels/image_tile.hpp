@@ -186,15 +186,17 @@ DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t at, index_t q, i
 
 // One tile, of which all columns exist, and all rows but the first Above and the last Below. Sums of a row
 // begin when its first input is loaded and are complete three rows on, so that few of them are live at once,
-// and all the weights. `store` takes the sums of each row.
-template <int S, int Above, int Below, class T, class Store>
+// and all the weights. `store` takes the sums of each row. What the tile below reads may be fetched.
+template <int S, int Above, int Below, bool Fetch, class T, class Store>
 DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step, const vec<T> (&weights)[9],
                                  const Store& store) {
   vec<T> acc[kImageRows] = {};
+  [[maybe_unused]] const std::size_t ahead = static_cast<std::size_t>(S * kImageRows * row_step) * sizeof(T);
   const T* at = x + Above * row_step;
 #pragma GCC unroll 16
   for (int r = Above; r < kSourceRows<S> - Below; ++r, at += row_step) {
     opaque(at);
+    if constexpr (Fetch) simd::fetch(reinterpret_cast<std::uintptr_t>(at) + ahead);
     row_inputs<S, T>(
         at, tap_step, [](const T* from, int) __attribute__((always_inline)) { return simd::load(from); },
         [&](int k, vec<T> input) __attribute__((always_inline)) {
@@ -208,10 +210,12 @@ DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step,
 }
 
 // `count` tiles a pattern apart. Where they go past the caches it is in pairs, a line of each row at once.
+// Sources that the caches hold are fetched ahead under a stride only.
 template <int S, int Above, int Below, bool Stream, class T>
 DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_t count,
                                   const vec<T> (&from)[9]) {
   constexpr int L = kLanes<T>;
+  constexpr bool fetches = Stream || S == 2;
   vec<T> weights[9];
 #pragma GCC unroll 9
   for (int i = 0; i < 9; ++i) {
@@ -222,29 +226,29 @@ DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_
   const auto plain = [&](index_t tiles) __attribute__((always_inline)) {
     for (; tiles > 0; --tiles, --count, x += S * step, out += step) {
       T* to = out;
-      inner_tile<S, Above, Below>(x, row_step, tap_step, weights,
-                                  [&](int, vec<T> sum) __attribute__((always_inline)) {
-                                    opaque(to);
-                                    simd::store(to, sum);
-                                    to += out_row;
-                                  });
+      inner_tile<S, Above, Below, fetches>(x, row_step, tap_step, weights,
+                                           [&](int, vec<T> sum) __attribute__((always_inline)) {
+                                             opaque(to);
+                                             simd::store(to, sum);
+                                             to += out_row;
+                                           });
     }
   };
   if constexpr (Stream) {
     alignas(simd::kVectorBytes) T halves[kImageRows * L];
     plain(reinterpret_cast<std::size_t>(out) % kLineBytes != 0);
     for (; count >= 2; count -= 2, x += 2 * S * L, out += 2 * L) {
-      inner_tile<S, Above, Below>(x, row_step, tap_step, weights,
-                                  [&](int t, vec<T> sum)
-                                      __attribute__((always_inline)) { simd::store(halves + t * L, sum); });
+      inner_tile<S, Above, Below, fetches>(
+          x, row_step, tap_step, weights,
+          [&](int t, vec<T> sum) __attribute__((always_inline)) { simd::store(halves + t * L, sum); });
       T* to = out;
-      inner_tile<S, Above, Below>(x + S * L, row_step, tap_step, weights,
-                                  [&](int t, vec<T> sum) __attribute__((always_inline)) {
-                                    opaque(to);
-                                    simd::stream(to, simd::load(halves + t * L));
-                                    simd::stream(to + L, sum);
-                                    to += out_row;
-                                  });
+      inner_tile<S, Above, Below, S == 2>(x + S * L, row_step, tap_step, weights,
+                                          [&](int t, vec<T> sum) __attribute__((always_inline)) {
+                                            opaque(to);
+                                            simd::stream(to, simd::load(halves + t * L));
+                                            simd::stream(to + L, sum);
+                                            to += out_row;
+                                          });
     }
   }
   plain(count);
