@@ -318,27 +318,34 @@ DEPTHWISE_INLINE bool finishes(const Images<T>& b) {
 }
 
 // Rows in the order of memory: the first pattern, where columns of it are missing, `inner` ones all of whose
-// columns exist, and the rest; rows that the last tiles share with their neighbours are computed, and
-// finished, anew. Runs of patterns stay in the first-level cache while each of their vectors passes over
-// them.
+// columns exist, the last of which may begin anywhere, and the rest; what tiles share with their neighbours
+// is computed, and finished, anew. Runs of patterns stay in the first-level cache while each of their vectors
+// passes over them.
 template <int S, class T>
-void image_rows(const Images<T>& b, index_t first, index_t inner) {
+void image_rows(const Images<T>& b, index_t first, index_t inner, index_t last_inner) {
   constexpr index_t kRun = 16;
   const index_t unit = b.period * kLanes<T>, run = b.period == 1 ? inner : kRun;
   for (index_t p = 0; p < b.planes; ++p) {
     vec<T> weights[9];
     find_weights(b, p, 0, weights);
+    const auto inner_run = [&](index_t row, index_t at, index_t patterns) {
+      for (index_t q = 0; q < b.period; ++q) {
+        if (b.period > 1) find_weights(b, p, q, weights);
+        inner_columns<S>(b, p, row, at + q * kLanes<T>, patterns, weights);
+      }
+    };
     for (index_t u = 0; u < b.rows; u += kImageRows) {
       const index_t row = smaller(u, b.rows - kImageRows);
       if (first > 0) edge_columns<S>(b, p, row, 0, weights);
       index_t at = first;
-      for (index_t left = MissingRows<S>(b, row).few() ? inner : 0; left > 0; left -= run) {
-        const index_t patterns = smaller(run, left);
-        for (index_t q = 0; q < b.period; ++q) {
-          if (b.period > 1) find_weights(b, p, q, weights);
-          inner_columns<S>(b, p, row, at + q * kLanes<T>, patterns, weights);
+      if (MissingRows<S>(b, row).few()) {
+        for (index_t done = 0; done < inner; done += run)
+          inner_run(row, first + done * unit, smaller(run, inner - done));
+        at += inner * unit;
+        if (at < b.elements - unit && last_inner >= b.elements - 2 * unit) {
+          inner_run(row, b.elements - 2 * unit, 1);
+          at = b.elements - unit;
         }
-        at += patterns * unit;
       }
       for (; at < b.elements; at += unit) edge_columns<S>(b, p, row, smaller(at, b.elements - unit), weights);
       if (finishes(b)) finish_image(b, p, row, row + kImageRows);
@@ -372,8 +379,9 @@ void compute_images(const Images<T>& b) {
   const index_t unit = b.period * kLanes<T>;
   // Patterns from `first` on, up to the last all of whose inputs exist, as far as they are loaded.
   const index_t first = b.low > 0 ? unit : 0, behind = S == 1 ? 2 * b.tap_step : 2,
-                inner = b.low <= S * unit ? (smaller(S * b.elements, b.high - behind) / S - first) / unit : 0;
-  inner < kLeastInner ? narrow_images<S>(b) : image_rows<S>(b, first, inner);
+                last = smaller(b.elements, (b.high - behind) / S) - unit,
+                inner = b.low <= S * unit ? (last - first + unit) / unit : 0;
+  inner < kLeastInner ? narrow_images<S>(b) : image_rows<S>(b, first, inner, last);
   if (b.stream) simd::stream_fence();
 }
 #else
