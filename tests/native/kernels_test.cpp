@@ -33,14 +33,14 @@ void count_kernels(const Problem& problem, const Isa& isa, Counts& counts) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int problems = argc > 1 ? std::atoi(argv[1]) : 400;
+  const int problems = argc > 1 ? std::atoi(argv[1]) : 480;
   const std::uint64_t seed = argc > 2 ? std::strtoull(argv[2], nullptr, 0) : std::random_device{}();
   std::printf("kernels_test %d %llu\n", problems, static_cast<unsigned long long>(seed));
   std::fflush(stdout);
   RandomChoices choices(seed);
   Counts counts;
   for (int i = 0; i < problems; ++i) {
-    Spec spec = i % 8 == 0 ? draw_wide_spec(choices) : draw_spec(choices);
+    Spec spec = i % 4 == 0 ? draw_wide_spec(choices) : draw_spec(choices);
     draw_storage(choices, spec);
     const Problem problem = make_problem(spec, {.seed = static_cast<std::uint64_t>(choices.draw(0, 1L << 62)),
                                                 .special = choices.draw(0, 4) == 0,

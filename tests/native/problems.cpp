@@ -13,14 +13,14 @@ namespace {
 
 // Smallest and largest sizes of an axis and its taps.
 struct Sizes {
-  index_t in_least = 0, in_most = 24, kernel_least = 1, kernel_most = 7, stride_most = 3;
+  index_t in_least = 0, in_most = 24, kernel_least = 1, kernel_most = 7, stride_least = 1, stride_most = 3;
 };
 
 Axis draw_axis(Choices& choices, const Sizes& sizes = {}) {
   for (;;) {
     Axis a{.in = choices.draw(sizes.in_least, sizes.in_most),
            .kernel = choices.draw(sizes.kernel_least, sizes.kernel_most),
-           .stride = choices.draw(1, sizes.stride_most),
+           .stride = choices.draw(sizes.stride_least, sizes.stride_most),
            .dilation = choices.draw(1, 3)};
     const index_t reach = (a.kernel - 1) * a.dilation + 1;
     a.pad = choices.draw(0, reach);
@@ -251,8 +251,9 @@ Spec draw_wide_spec(Choices& choices) {
   Spec s = draw_spec(choices);
   s.channels = choices.draw(1, 9);
   s.multiplier = 1;
-  s.h = draw_axis(choices, {7, 32, 3, 3, 2});
-  s.w = draw_axis(choices, {40, 120, 3, 3, 2});
+  const index_t stride = choices.draw(1, 2);  // tiles for such rows are those of equal strides
+  s.h = draw_axis(choices, {7 * stride, 24 * stride, 3, 3, stride, stride});
+  s.w = draw_axis(choices, {40 * stride, 90 * stride, 3, 3, stride, stride});
   return s;
 }
 

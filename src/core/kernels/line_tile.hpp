@@ -202,7 +202,8 @@ DEPTHWISE_INLINE void fetch(const Window<S>& b, const WindowRows<S>& rows, index
   for (index_t t = begin; t < rows.end; ++t) {
     const S* x = rows.table[t] + offset;
 #pragma GCC unroll 4
-    for (index_t i = 0; i < Pixels * b.stride; ++i, x += b.pixel_step) __builtin_prefetch(x, 0, 2);
+    for (index_t i = 0; i < Pixels * b.stride; ++i, x += b.pixel_step)
+      simd::fetch(reinterpret_cast<std::uintptr_t>(x));
   }
 }
 

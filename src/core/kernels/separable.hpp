@@ -377,7 +377,7 @@ class SeparablePass {
 
   template <int kVectors, bool kGroups, bool kUniform>
   index_t run_row_tiles(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
-    const index_t step = kUniform && !kGroups ? kV : b.step;
+    const index_t step = row_step<kGroups, kUniform>(b);
     for (; e + kVectors * step <= n; e += kVectors * step)
       for (index_t j = e; j < e + step; j += kV) {
         vec<T> acc[kVectors] = {};
@@ -401,10 +401,8 @@ class SeparablePass {
       each([&](index_t i, vec<T> y) { simd::stream(static_cast<T*>(to.to) + to.at + i, y); });
     else if (to.storage == Storage::same)
       each([&](index_t i, vec<T> y) { simd::store(static_cast<S*>(to.to) + to.at + i, y); });
-    else if (to.storage == Storage::u8 && step == kV)
-      store_bytes<kVectors, T>(to.to, to.at + e, x);
     else if (to.storage == Storage::u8)
-      each([&](index_t i, vec<T> y) { store_integers<std::uint8_t, T>(to.to, to.at + i, y); });
+      store_bytes<kVectors, T>(to.to, to.at + e, step, x);
     else
       each([&](index_t i, vec<T> y) { store_result<S>(to.storage, to.to, to.at + i, y); });
   }

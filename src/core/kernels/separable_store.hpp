@@ -6,22 +6,25 @@
 
 namespace {
 
-#if defined(__AVX2__)
-// Integers of 8 or 16 bits, rounded to the nearest, of numbers no larger than `most`. What is too small, and
-// NaN, converts to the least of 32 bits, and is narrowed to the least of its own.
+// Integers of 8 or 16 bits, rounded to the nearest, of numbers other than NaN where they are signed; what is
+// out of their range becomes its end. `most` is its upper one.
 #if defined(__AVX512F__)
+// What is too large for 32 bits becomes the largest unsigned, or the least signed.
 template <class To>
 DEPTHWISE_INLINE void store_narrow(To* to, vec<float> x, vec<float> most) {
-  const __m512i whole = _mm512_cvtps_epi32(_mm512_min_ps((__m512)most, (__m512)x)),
-                positive = _mm512_max_epi32(whole, _mm512_setzero_si512());
-  if constexpr (sizeof(To) == 1)
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(positive));
-  else if constexpr (To(-1) < To(0))
+  if constexpr (To(-1) < To(0)) {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_min_ps((__m512)x, (__m512)most));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtsepi32_epi16(whole));
-  else
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(positive));
+  } else {
+    const __m512i whole = _mm512_cvtps_epi32(_mm512_max_ps((__m512)x, _mm512_setzero_ps()));
+    if constexpr (sizeof(To) == 1)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(whole));
+    else
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtusepi32_epi16(whole));
+  }
 }
-#else
+#elif defined(__AVX2__)
+// What is too small for 32 bits, and NaN, becomes the least signed.
 DEPTHWISE_INLINE __m256i rounded(vec<float> x, vec<float> most) {
   return _mm256_cvtps_epi32(_mm256_min_ps((__m256)most, (__m256)x));
 }
@@ -35,7 +38,6 @@ DEPTHWISE_INLINE void store_narrow(To* to, vec<float> x, vec<float> most) {
   else
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), words);
 }
-#endif
 #endif
 
 // To the nearest integer, ties to even, within the range of `To`; NaN gives 0. Adding the shift leaves the
@@ -58,25 +60,32 @@ DEPTHWISE_INLINE void store_integers(void* to, index_t at, vec<T> x) {
       __builtin_convertvector((simd::index_vec<T>)x, narrow);
 }
 
-// Neighbouring vectors of bytes; narrowed four at a time where each by itself takes as many instructions.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// Neighbouring vectors of bytes: each by itself would take as many instructions as four.
+template <int kVectors>
+DEPTHWISE_INLINE void store_neighbours(char* to, const vec<float> (&x)[kVectors]) {
+  const vec<float> most = simd::broadcast(255.0f);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; v += 4) {
+    const __m256i words = _mm256_packus_epi32(rounded(x[v], most), rounded(x[v + 1], most)),
+                  more = _mm256_packus_epi32(rounded(x[v + 2], most), rounded(x[v + 3], most));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + v * kLanes<float>),
+                        _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, more), order));
+  }
+}
+#endif
+
+// Vectors of bytes, `step` apart.
 template <int kVectors, class T>
-DEPTHWISE_INLINE void store_bytes(void* to, index_t at, const vec<T> (&x)[kVectors]) {
+DEPTHWISE_INLINE void store_bytes(void* to, index_t at, index_t step, const vec<T> (&x)[kVectors]) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
   if constexpr (kVectors % 4 == 0 && sizeof(T) == 4) {
-    const vec<T> most = simd::broadcast(T(255));
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; v += 4) {
-      const __m256i words = _mm256_packus_epi32(rounded(x[v], most), rounded(x[v + 1], most)),
-                    more = _mm256_packus_epi32(rounded(x[v + 2], most), rounded(x[v + 3], most));
-      const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<char*>(to) + at + v * kLanes<T>),
-                          _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, more), order));
-    }
-    return;
+    if (step == kLanes<T>) return store_neighbours(static_cast<char*>(to) + at, x);
   }
 #endif
 #pragma GCC unroll 8
-  for (int v = 0; v < kVectors; ++v) store_integers<std::uint8_t, T>(to, at + v * kLanes<T>, x[v]);
+  for (int v = 0; v < kVectors; ++v) store_integers<std::uint8_t, T>(to, at + v * step, x[v]);
 }
 
 template <class S>

@@ -148,11 +148,9 @@ struct RowWork {
   index_t weight_step, step;
 };
 
-// Vectors of a tile that share no loads, of the same weights, lie side by side, a constant apart.
-template <class T, int kVectors, int kTaps, bool kUniform, bool kAdjacent>
-DEPTHWISE_INLINE void row_group(const RowWork<T>& b, const RowGroup& g, const T* x, const T* weights,
-                                vec<T> (&acc)[kVectors]) {
-  const index_t step = kAdjacent ? kLanes<T> : b.step;
+template <class T, int kVectors, int kTaps, bool kUniform>
+DEPTHWISE_INLINE void row_group(const RowWork<T>& b, const RowGroup& g, const T* x, index_t step,
+                                const T* weights, vec<T> (&acc)[kVectors]) {
   vec<T> w[kTaps];
 #pragma GCC unroll 4
   for (int i = 0; i < kTaps; ++i) w[i] = tap_weight<T, kUniform>(weights, g.first + i, b.weight_step);
@@ -166,23 +164,31 @@ DEPTHWISE_INLINE void row_group(const RowWork<T>& b, const RowGroup& g, const T*
   }
 }
 
-// kVectors sums, `step` elements apart. Without kGroups, every tap is a group of its own.
+// From vector to vector of a tile. Those that share neither loads nor weights' places lie side by side, a
+// constant apart.
+template <bool kGroups, bool kUniform, class T>
+DEPTHWISE_INLINE index_t row_step(const RowWork<T>& b) {
+  return kUniform && !kGroups ? kLanes<T> : b.step;
+}
+
+// kVectors sums, a step apart. Without kGroups, every tap is a group of its own.
 template <class T, int kVectors, bool kGroups, bool kUniform>
 DEPTHWISE_INLINE void row_sums(const RowWork<T>& b, const T* x, const T* weights, vec<T> (&acc)[kVectors]) {
+  const index_t step = row_step<kGroups, kUniform>(b);
   for (const RowGroup *g = b.groups, *end = g + b.group_count; g != end; ++g) {
     if (kGroups && g->count == 4)
-      row_group<T, kVectors, 4, kUniform, false>(b, *g, x, weights, acc);
+      row_group<T, kVectors, 4, kUniform>(b, *g, x, step, weights, acc);
     else if (kGroups && g->count == 2)
-      row_group<T, kVectors, 2, kUniform, false>(b, *g, x, weights, acc);
+      row_group<T, kVectors, 2, kUniform>(b, *g, x, step, weights, acc);
     else
-      row_group<T, kVectors, 1, kUniform, kUniform && !kGroups>(b, *g, x, weights, acc);
+      row_group<T, kVectors, 1, kUniform>(b, *g, x, step, weights, acc);
   }
 }
 
 // ---- along a row of few channels, with few taps
 // ------------------------------------------------------------------
 
-// kVectors neighbouring sums of kTaps taps that are kPixel elements apart.
+// kNarrowVectors neighbouring sums of kTaps taps that are kPixel elements apart.
 #if defined(__AVX512F__)
 inline constexpr int kNarrowVectors = 4;
 
