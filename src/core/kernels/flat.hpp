@@ -327,6 +327,7 @@ class Flat {
                              .rows = task_.row_end - row,
                              .elements = elements_,
                              .planes = planes,
+                             .planes_behind = kLayout == Layout::nchw ? task_.unit_end - unit_ - planes : 0,
                              .bias = bias,
                              .activation = spec_.activation,
                              .stream = streams()};

@@ -30,7 +30,8 @@ struct Images {
   index_t period;
   T* out;
   index_t out_row, out_plane, rows, elements, planes;
-  const T* bias;  // one for each plane, or a pattern; or null
+  index_t planes_behind;  // that follow, and are computed later
+  const T* bias;          // one for each plane, or a pattern; or null
   Activation activation;
   bool stream;  // write past the caches, where rows are whole lines
 };
@@ -76,17 +77,44 @@ DEPTHWISE_INLINE index_t load_offset(index_t tap_step, int i) {
   return S == 1 ? i * tap_step : i / 2 * 2 + i % 2 * kLanes<T>;
 }
 
+// Which of a tile's loads reach over an end of a row: none, the first, the last, or perhaps any.
+enum class Ends { none, first, last, any };
+template <int S, Ends kEnds>
+DEPTHWISE_INLINE constexpr bool reaches_over(int i) {
+  return kEnds == Ends::any || (kEnds == Ends::first && i == 0) ||
+         (kEnds == Ends::last && i == kRowLoads<S> - 1);
+}
+
 // Which lanes of them exist, for the vector of columns from `at` on.
 template <int S, class T>
 struct ImageLanes {
   LaneMask inside[kRowLoads<S>];
+  Ends ends;
 
-  DEPTHWISE_INLINE ImageLanes(const Images<T>& b, index_t at) {
+  ImageLanes() = default;
+  DEPTHWISE_INLINE ImageLanes(const Images<T>& b, index_t at) : ends(find_ends(b, at)) {
 #pragma GCC unroll 4
     for (int i = 0; i < kRowLoads<S>; ++i) {
       const index_t position = S * at + load_offset<S, T>(b.tap_step, i);
       inside[i] = lanes_between<T, kLanes<T>>(b.low - position, b.high - position);
     }
+  }
+
+  template <Ends kEnds>
+  DEPTHWISE_INLINE vec<T> load(const T* from, int i) const {
+    return reaches_over<S, kEnds>(i) ? load_lanes<T, kLanes<T>>(from, inside[i]) : simd::load(from);
+  }
+
+ private:
+  static Ends find_ends(const Images<T>& b, index_t at) {
+    constexpr int last = kRowLoads<S> - 1;
+    const auto exists = [&](int i) {
+      const index_t position = S * at + load_offset<S, T>(b.tap_step, i);
+      return position >= b.low && position + kLanes<T> <= b.high;
+    };
+    for (int i = 1; i < last; ++i)
+      if (!exists(i)) return Ends::any;
+    return exists(0) ? (exists(last) ? Ends::none : Ends::last) : exists(last) ? Ends::first : Ends::any;
   }
 };
 
@@ -126,7 +154,7 @@ DEPTHWISE_INLINE constexpr bool reads_row(int output, int row) {
 template <int S, class T>
 DEPTHWISE_INLINE void image_tile(const Images<T>& b, const T* x, index_t row, const ImageLanes<S, T>& lanes,
                                  const vec<T>* weights, T* out, index_t whole) {
-  constexpr int L = kLanes<T>, kHeld = 4;
+  constexpr int kHeld = 4;
   vec<T> acc[kImageRows] = {}, held[kHeld];
 #pragma GCC unroll 4
   for (int i = 0; i < kHeld; ++i) {
@@ -140,7 +168,7 @@ DEPTHWISE_INLINE void image_tile(const Images<T>& b, const T* x, index_t row, co
     row_inputs<S, T>(
         x, b.tap_step,
         [&](const T* at, int i)
-            __attribute__((always_inline)) { return load_lanes<T, L>(at, lanes.inside[i]); },
+            __attribute__((always_inline)) { return lanes.template load<Ends::any>(at, i); },
         [&](int k, vec<T> input) __attribute__((always_inline)) {
           reload(weights);
 #pragma GCC unroll 8
@@ -161,34 +189,12 @@ DEPTHWISE_INLINE void image_tile(const Images<T>& b, const T* x, index_t row, co
   }
 }
 
-// The vector of columns from `at` on, number q of its pattern, rows [begin, end) of all planes.
-template <int S, class T>
-DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t at, index_t q, index_t begin, index_t end) {
-  constexpr int L = kLanes<T>;
-  const ImageLanes<S, T> lanes(b, at);
-  const bool follow = b.out_plane == b.rows * b.elements;  // planes, as rows
-  for (index_t p = 0; p < b.planes; ++p) {
-    vec<T> weights[9];
-    find_weights(b, p, q, weights);
-    const T* const x = b.source + p * b.plane_step + S * at;
-    T* const out = b.out + p * b.out_plane + at;
-    // Rows up to here are written as whole vectors: there is room behind their last.
-    const index_t room = (follow ? b.planes - p : 1) * b.rows * b.elements,
-                  whole = b.elements >= L ? b.rows
-                          : room < L      ? 0
-                                          : (room - L) / b.elements + 1;
-    for (index_t u = begin; u < end; u += kImageRows) {
-      const index_t row = smaller(u, b.rows - kImageRows);
-      image_tile<S>(b, x + S * row * b.row_step, row, lanes, weights, out + row * b.out_row, whole - row);
-    }
-  }
-}
-
-// One tile, of which all columns exist, and all rows but the first Above and the last Below. Sums of a row
-// begin when its first input is loaded and are complete three rows on, so that few of them are live at once,
-// and all the weights. `store` takes the sums of each row. What the tile below reads may be fetched.
-template <int S, int Above, int Below, bool Fetch, class T, class Store>
-DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step, const vec<T> (&weights)[9],
+// One tile, all of whose rows exist but the first Above and the last Below, and columns as its ends say. Sums
+// of a row begin when its first input is loaded and are complete three rows on, so that few of them are live
+// at once, and all the weights. `store` takes the sums of each row. What the tile below reads may be fetched.
+template <int S, int Above, int Below, Ends kEnds, bool Fetch, class T, class Store>
+DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step,
+                                 const ImageLanes<S, T>& lanes, const vec<T> (&weights)[9],
                                  const Store& store) {
   vec<T> acc[kImageRows] = {};
   [[maybe_unused]] const std::size_t ahead = static_cast<std::size_t>(S * kImageRows * row_step) * sizeof(T);
@@ -198,7 +204,9 @@ DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step,
     opaque(at);
     if constexpr (Fetch) simd::fetch(reinterpret_cast<std::uintptr_t>(at) + ahead);
     row_inputs<S, T>(
-        at, tap_step, [](const T* from, int) __attribute__((always_inline)) { return simd::load(from); },
+        at, tap_step,
+        [&](const T* from, int i)
+            __attribute__((always_inline)) { return lanes.template load<kEnds>(from, i); },
         [&](int k, vec<T> input) __attribute__((always_inline)) {
 #pragma GCC unroll 8
           for (int t = 0; t < kImageRows; ++t)
@@ -209,46 +217,49 @@ DEPTHWISE_INLINE void inner_tile(const T* x, index_t row_step, index_t tap_step,
   for (int t = 0; t < kImageRows; ++t) store(t, in_order<S, T>(acc[t]));
 }
 
-// `count` tiles a pattern apart. Where they go past the caches it is in pairs, a line of each row at once.
-// Sources that the caches hold are fetched ahead under a stride only.
-template <int S, int Above, int Below, bool Stream, class T>
-DEPTHWISE_INLINE void inner_tiles(const Images<T>& b, const T* x, T* out, index_t count,
-                                  const vec<T> (&from)[9]) {
+// The way from a tile to the next one.
+struct TileStep {
+  index_t source, out;
+};
+
+// `count` tiles of plane p, vector q of the pattern. Where they go past the caches it is in pairs, a line of
+// each row at once. Sources that the caches hold are fetched ahead under a stride only.
+template <int S, int Above, int Below, Ends kEnds, bool Stream, class T>
+__attribute__((noinline)) void inner_tiles(const Images<T>& b, index_t p, index_t q, const T* x, T* out,
+                                           index_t count, TileStep step, const ImageLanes<S, T>& lanes) {
   constexpr int L = kLanes<T>;
   constexpr bool fetches = Stream || S == 2;
   vec<T> weights[9];
+  find_weights(b, p, q, weights);
 #pragma GCC unroll 9
-  for (int i = 0; i < 9; ++i) {
-    weights[i] = from[i];
-    keep(weights[i]);
-  }
-  const index_t row_step = b.row_step, tap_step = b.tap_step, out_row = b.out_row, step = b.period * L;
+  for (int i = 0; i < 9; ++i) keep(weights[i]);
+  const index_t row_step = b.row_step, tap_step = b.tap_step, out_row = b.out_row;
   const auto plain = [&](index_t tiles) __attribute__((always_inline)) {
-    for (; tiles > 0; --tiles, --count, x += S * step, out += step) {
+    for (; tiles > 0; --tiles, --count, x += step.source, out += step.out) {
       T* to = out;
-      inner_tile<S, Above, Below, fetches>(x, row_step, tap_step, weights,
-                                           [&](int, vec<T> sum) __attribute__((always_inline)) {
-                                             opaque(to);
-                                             simd::store(to, sum);
-                                             to += out_row;
-                                           });
+      inner_tile<S, Above, Below, kEnds, fetches>(x, row_step, tap_step, lanes, weights,
+                                                  [&](int, vec<T> sum) __attribute__((always_inline)) {
+                                                    opaque(to);
+                                                    simd::store(to, sum);
+                                                    to += out_row;
+                                                  });
     }
   };
   if constexpr (Stream) {
     alignas(simd::kVectorBytes) T halves[kImageRows * L];
     plain(reinterpret_cast<std::size_t>(out) % kLineBytes != 0);
     for (; count >= 2; count -= 2, x += 2 * S * L, out += 2 * L) {
-      inner_tile<S, Above, Below, fetches>(
-          x, row_step, tap_step, weights,
+      inner_tile<S, Above, Below, kEnds, fetches>(
+          x, row_step, tap_step, lanes, weights,
           [&](int t, vec<T> sum) __attribute__((always_inline)) { simd::store(halves + t * L, sum); });
       T* to = out;
-      inner_tile<S, Above, Below, S == 2>(x + S * L, row_step, tap_step, weights,
-                                          [&](int t, vec<T> sum) __attribute__((always_inline)) {
-                                            opaque(to);
-                                            simd::stream(to, simd::load(halves + t * L));
-                                            simd::stream(to + L, sum);
-                                            to += out_row;
-                                          });
+      inner_tile<S, Above, Below, kEnds, S == 2>(x + S * L, row_step, tap_step, lanes, weights,
+                                                 [&](int t, vec<T> sum) __attribute__((always_inline)) {
+                                                   opaque(to);
+                                                   simd::stream(to, simd::load(halves + t * L));
+                                                   simd::stream(to + L, sum);
+                                                   to += out_row;
+                                                 });
     }
   }
   plain(count);
@@ -262,38 +273,72 @@ struct MissingRows {
   template <class T>
   DEPTHWISE_INLINE MissingRows(const Images<T>& b, index_t row)
       : above(b.first - S * row), below(S * row + kSourceRows<S> - b.last) {}
-  // Whether inner tiles know the case: those of "SAME" padding, one row at one end.
-  DEPTHWISE_INLINE bool few() const { return above <= 1 && below <= 1 && (above <= 0 || below <= 0); }
+  // Whether inner tiles know the case: that of "SAME" padding.
+  DEPTHWISE_INLINE bool few() const { return above <= 1 && below <= 1; }
+  DEPTHWISE_INLINE bool none() const { return above <= 0 && below <= 0; }
 };
 
-// One vector of each of `count` patterns, from column `at` on, all of whose columns exist; few rows are
-// missing.
-template <int S, class T>
-DEPTHWISE_INLINE void inner_columns(const Images<T>& b, index_t p, index_t row, index_t at, index_t count,
-                                    const vec<T> (&weights)[9]) {
+// `count` tiles from row `row` and column `at` on, to which `lanes` apply; few rows are missing, none where
+// there are several tiles of different rows.
+template <int S, Ends kEnds, class T>
+DEPTHWISE_INLINE void tiles_of(const Images<T>& b, index_t p, index_t q, index_t row, index_t at,
+                               index_t count, TileStep step, const ImageLanes<S, T>& lanes) {
+  constexpr bool streams = kEnds == Ends::none;
   const MissingRows<S> missing(b, row);
   const T* const x = b.source + p * b.plane_step + S * (row * b.row_step + at);
   T* const out = b.out + p * b.out_plane + row * b.out_row + at;
-  if (missing.above > 0)
-    inner_tiles<S, 1, 0, false>(b, x, out, count, weights);
+  if (missing.above > 0 && missing.below > 0)
+    inner_tiles<S, 1, 1, kEnds, false>(b, p, q, x, out, count, step, lanes);
+  else if (missing.above > 0)
+    inner_tiles<S, 1, 0, kEnds, false>(b, p, q, x, out, count, step, lanes);
   else if (missing.below > 0)
-    inner_tiles<S, 0, 1, false>(b, x, out, count, weights);
-  else if (b.stream)
-    inner_tiles<S, 0, 0, true>(b, x, out, count, weights);
+    inner_tiles<S, 0, 1, kEnds, false>(b, p, q, x, out, count, step, lanes);
+  else if (streams && b.stream)
+    inner_tiles<S, 0, 0, kEnds, streams>(b, p, q, x, out, count, step, lanes);
   else
-    inner_tiles<S, 0, 0, false>(b, x, out, count, weights);
+    inner_tiles<S, 0, 0, kEnds, false>(b, p, q, x, out, count, step, lanes);
 }
 
-// The tiles of one pattern from column `at` on, rows from `row` on, of plane p, whose weights are those of a
-// pattern of one vector.
+// The vector of columns from `at` on, number q of its pattern, rows [begin, end) of plane p, whatever is
+// missing. Rows up to `whole` are written as whole vectors.
 template <int S, class T>
-__attribute__((noinline)) void edge_columns(const Images<T>& b, index_t p, index_t row, index_t at,
-                                            vec<T> (&weights)[9]) {
-  const T* const x = b.source + p * b.plane_step + S * row * b.row_step;
-  T* const out = b.out + p * b.out_plane + row * b.out_row;
-  for (index_t q = 0; q < b.period; ++q, at += kLanes<T>) {
-    if (b.period > 1) find_weights(b, p, q, weights);
-    image_tile<S>(b, x + S * at, row, ImageLanes<S, T>(b, at), weights, out + at, kImageRows);
+DEPTHWISE_INLINE void any_columns(const Images<T>& b, index_t p, index_t q, index_t at, index_t begin,
+                                  index_t end, index_t whole, const ImageLanes<S, T>& lanes) {
+  vec<T> weights[9];
+  find_weights(b, p, q, weights);
+  const T* const x = b.source + p * b.plane_step + S * at;
+  T* const out = b.out + p * b.out_plane + at;
+  for (index_t u = begin; u < end; u += kImageRows) {
+    const index_t row = smaller(u, b.rows - kImageRows);
+    image_tile<S>(b, x + S * row * b.row_step, row, lanes, weights, out + row * b.out_row, whole - row);
+  }
+}
+template <int S, class T>
+__attribute__((noinline)) void any_tile(const Images<T>& b, index_t p, index_t q, index_t row, index_t at,
+                                        const ImageLanes<S, T>& lanes) {
+  any_columns(b, p, q, at, row, row + kImageRows, b.rows, lanes);
+}
+
+// The same, of rows of a vector or more, by inner tiles as far as they know what is missing.
+template <int S, class T>
+DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t p, index_t q, index_t at, index_t begin,
+                                    index_t end, const ImageLanes<S, T>& lanes) {
+  const TileStep down{S * kImageRows * b.row_step, kImageRows * b.out_row};
+  // The last row at which a tile may begin none of whose rows are missing.
+  const index_t last = smaller(b.rows - kImageRows, (b.last - kSourceRows<S>) / S);
+  for (index_t u = begin; u < end;) {
+    const index_t row = smaller(u, b.rows - kImageRows);
+    const MissingRows<S> missing(b, row);
+    index_t count = 1;
+    if (missing.none() && row <= last)
+      count = smaller((last - row) / kImageRows, (end - 1 - u) / kImageRows) + 1;
+    u += count * kImageRows;
+    if (missing.few() && lanes.ends == Ends::first)
+      tiles_of<S, Ends::first>(b, p, q, row, at, count, down, lanes);
+    else if (missing.few() && lanes.ends == Ends::last)
+      tiles_of<S, Ends::last>(b, p, q, row, at, count, down, lanes);
+    else
+      for (index_t i = 0; i < count; ++i) any_tile(b, p, q, row + i * kImageRows, at, lanes);
   }
 }
 
@@ -317,40 +362,69 @@ DEPTHWISE_INLINE bool finishes(const Images<T>& b) {
   return b.bias || b.activation != Activation::none;
 }
 
-// Rows in the order of memory: the first pattern, where columns of it are missing, `inner` ones all of whose
-// columns exist, the last of which may begin anywhere, and the rest; what tiles share with their neighbours
-// is computed, and finished, anew. Runs of patterns stay in the first-level cache while each of their vectors
-// passes over them.
+// The tiles of row `row` of `inner` patterns from column `first` on, all of whose columns exist. Runs of
+// patterns stay in the first-level cache while each of their vectors passes over them.
 template <int S, class T>
-void image_rows(const Images<T>& b, index_t first, index_t inner, index_t last_inner) {
-  constexpr index_t kRun = 16;
-  const index_t unit = b.period * kLanes<T>, run = b.period == 1 ? inner : kRun;
-  for (index_t p = 0; p < b.planes; ++p) {
-    vec<T> weights[9];
-    find_weights(b, p, 0, weights);
-    const auto inner_run = [&](index_t row, index_t at, index_t patterns) {
-      for (index_t q = 0; q < b.period; ++q) {
-        if (b.period > 1) find_weights(b, p, q, weights);
-        inner_columns<S>(b, p, row, at + q * kLanes<T>, patterns, weights);
-      }
-    };
-    for (index_t u = 0; u < b.rows; u += kImageRows) {
-      const index_t row = smaller(u, b.rows - kImageRows);
-      if (first > 0) edge_columns<S>(b, p, row, 0, weights);
-      index_t at = first;
-      if (MissingRows<S>(b, row).few()) {
-        for (index_t done = 0; done < inner; done += run)
-          inner_run(row, first + done * unit, smaller(run, inner - done));
-        at += inner * unit;
-        if (at < b.elements - unit && last_inner >= b.elements - 2 * unit) {
-          inner_run(row, b.elements - 2 * unit, 1);
-          at = b.elements - unit;
-        }
-      }
-      for (; at < b.elements; at += unit) edge_columns<S>(b, p, row, smaller(at, b.elements - unit), weights);
-      if (finishes(b)) finish_image(b, p, row, row + kImageRows);
-    }
+DEPTHWISE_INLINE void inner_columns(const Images<T>& b, index_t p, index_t row, index_t first, index_t inner,
+                                    const ImageLanes<S, T>& lanes) {
+  constexpr index_t kRun = 16, L = kLanes<T>;
+  const index_t unit = b.period * L, run = b.period == 1 ? inner : kRun;
+  if (!MissingRows<S>(b, row).few()) {
+    for (index_t v = 0; v < inner * b.period; ++v) any_tile(b, p, v % b.period, row, first + v * L, lanes);
+    return;
   }
+  for (index_t done = 0; done < inner; done += run, first += run * unit)
+    for (index_t q = 0; q < b.period; ++q)
+      tiles_of<S, Ends::none>(b, p, q, row, first + q * L, smaller(run, inner - done), {S * unit, unit},
+                              lanes);
+}
+
+// The vectors at the ends of rows, some of whose columns are missing.
+template <int S, class T>
+struct RowEnds {
+  static constexpr int kMost = 28;
+  struct End {
+    index_t at, q;
+    ImageLanes<S, T> lanes;
+  };
+  End ends[kMost];
+  int count = 0;
+
+  // Those of the first pattern, if `first`, and from column `rest` on; `kMost` and more are not all noted.
+  DEPTHWISE_INLINE RowEnds(const Images<T>& b, bool first, index_t rest) {
+    const index_t unit = b.period * kLanes<T>;
+    if (first) add(b, 0);
+    for (index_t at = rest; at < b.elements && count < kMost; at += unit)
+      add(b, smaller(at, b.elements - unit));
+  }
+  bool all() const { return count < kMost; }
+
+ private:
+  void add(const Images<T>& b, index_t at) {
+    for (index_t q = 0; q < b.period && count < kMost; ++q, at += kLanes<T>)
+      ends[count++] = {at, q, ImageLanes<S, T>(b, at)};
+  }
+};
+
+// Bands of rows: in the order of memory, `inner` patterns from column `first` on, then the vectors at the
+// ends; what tiles share with their neighbours is computed, and finished, anew. Returns false, and computes
+// nothing, where the ends have too many vectors.
+template <int S, class T>
+bool image_rows(const Images<T>& b, index_t first, index_t inner) {
+  constexpr index_t kBand = 4 * kImageRows;
+  const RowEnds<S, T> ends(b, first > 0, first + inner * b.period * kLanes<T>);
+  if (!ends.all()) return false;
+  const ImageLanes<S, T> lanes(b, first);
+  for (index_t p = 0; p < b.planes; ++p)
+    for (index_t begin = 0; begin < b.rows; begin += kBand) {
+      const index_t end = smaller(begin + kBand, b.rows);
+      for (index_t u = begin; u < end; u += kImageRows)
+        inner_columns<S>(b, p, smaller(u, b.rows - kImageRows), first, inner, lanes);
+      for (int i = 0; i < ends.count; ++i)
+        image_columns<S>(b, p, ends.ends[i].q, ends.ends[i].at, begin, end, ends.ends[i].lanes);
+      if (finishes(b)) finish_image(b, p, smaller(begin, b.rows - kImageRows), end);
+    }
+  return true;
 }
 
 // All planes of few vectors a row. Bands of rows stay in the cache while vectors of columns pass over them;
@@ -361,13 +435,27 @@ void narrow_images(const Images<T>& b) {
   const index_t row_bytes = 2 * b.planes * b.elements * static_cast<index_t>(sizeof(T));
   const index_t tiles = kBandBytes / (kImageRows * row_bytes), unit = b.period * L,
                 band = b.elements <= L ? b.rows : (tiles > 1 ? tiles : 1) * kImageRows;
-  for (index_t u = 0; u < b.rows; u += band) {
-    const index_t end = smaller(u + band, b.rows);
-    const auto columns = [&](index_t at) __attribute__((always_inline)) {
-      for (index_t q = 0; q < b.period; ++q) image_columns<S>(b, at + q * L, q, u, end);
+  const bool follow = b.out_plane == b.rows * b.elements;  // planes, as rows
+  for (index_t begin = 0; begin < b.rows; begin += band) {
+    const index_t end = smaller(begin + band, b.rows);
+    const auto column = [&](index_t q, index_t at) {
+      const ImageLanes<S, T> lanes(b, at);
+      if (lanes.ends != Ends::any && b.elements >= L) {
+        for (index_t p = 0; p < b.planes; ++p) image_columns<S>(b, p, q, at, begin, end, lanes);
+        return;
+      }
+      const ImageLanes<S, T> own(b, at);  // which nothing else sees: its masks stay in registers
+      for (index_t p = 0; p < b.planes; ++p) {
+        // There is room for whole vectors behind the last row up to here.
+        const index_t room = (follow ? b.planes - p + b.planes_behind : 1) * b.rows * b.elements,
+                      whole = b.elements >= L ? b.rows
+                              : room < L      ? 0
+                                              : (room - L) / b.elements + 1;
+        any_columns(b, p, q, at, begin, end, whole, own);
+      }
     };
-    columns(0);
-    for (index_t at = unit; at < b.elements; at += unit) columns(smaller(at, b.elements - unit));
+    for (index_t at = 0; at < b.elements; at += unit)
+      for (index_t q = 0; q < b.period; ++q) column(q, (at > 0 ? smaller(at, b.elements - unit) : 0) + q * L);
   }
   for (index_t p = 0; finishes(b) && p < b.planes; ++p) finish_image(b, p, 0, b.rows);
 }
@@ -381,7 +469,7 @@ void compute_images(const Images<T>& b) {
   const index_t first = b.low > 0 ? unit : 0, behind = S == 1 ? 2 * b.tap_step : 2,
                 last = smaller(b.elements, (b.high - behind) / S) - unit,
                 inner = b.low <= S * unit ? (last - first + unit) / unit : 0;
-  inner < kLeastInner ? narrow_images<S>(b) : image_rows<S>(b, first, inner, last);
+  if (inner < kLeastInner || !image_rows<S>(b, first, inner)) narrow_images<S>(b);
   if (b.stream) simd::stream_fence();
 }
 #else
