@@ -183,6 +183,10 @@ def test_few_channels_of_every_width_have_the_bits_of_the_generic_row(rng, op, i
     cases += [
         ((1, 39, 57, c), (3, 3, c, m), {"stride": m, "dilation": m}) for c, m in ((2, 2), (3, 2), (1, 3))
     ]
+    # Taps that reach over the right end of many vectors.
+    cases += [
+        ((1, 9, 190, c), (3, 3, c, 1), {"dilation": (1, 30), "padding": ((1, 1), (0, 60))}) for c in (1, 3, 5)
+    ]
     lanes = VECTOR_BYTES[isa] // DTYPES[dtype].itemsize
     for x_shape, filter_shape, keywords in cases:
         pixel = filter_shape[2] * (filter_shape[3] if op == "forward" else 1)
@@ -203,6 +207,8 @@ def test_batches_beyond_the_caches_have_the_bits_of_their_images(rng, op, isa, d
         ((113, 112, 96), 3, {}),
         ((90, 91, 144), 5, {"dilation": 2}),
         ((113, 112, 96), 3, {"stride": 2}),
+        ((64, 65, 128), 3, {}),
+        ((65, 66, 128), 3, {"stride": 2}),
         ((80, 81, 48), 3, {"multiplier": 4}),
         ((400, 401, 3), 3, {}),
         ((32, 113, 112), 3, {"layout": "NCHW"}),
@@ -229,6 +235,25 @@ def test_batches_beyond_the_caches_have_the_bits_of_their_images(rng, op, isa, d
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("channels", [32, 64, 128, 256, 512])
+def test_pixels_that_evict_each_other_have_the_bits_of_the_generic_row(rng, channels, isa, dtype):
+    """Rows of few pixels and many, under tiles of whole lines or from copies, whatever padding cuts."""
+    sizes = itertools.product((1, 2, 3, 4, 5, 6, 8, 9, 13), (1, 2, 3), (0, 1, 2), (None, "relu"))
+    for width, stride, pad, activation in sizes:
+        if width + 2 * pad < 3:
+            continue
+        keywords = {"stride": stride, "padding": pad, "activation": activation}
+        spec = _spec.general_spec((1, 5, width, channels), (3, 3, channels, 1), dtype, **keywords)
+        x, filter = operands(rng, spec, "forward")
+        bias = random_array(rng, (channels,), dtype) if activation else None
+        arguments = spec.native_arguments("forward", has_bias=bias is not None)
+        expected = _native.Plan(*arguments, GENERIC, isa).run(x, filter, bias, None, 1)
+        result = _native.Plan(*arguments, "nhwc_direct", isa).run(x, filter, bias, None, 1)
+        assert same_bits(result, expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_planes_of_every_width_have_the_bits_of_the_generic_row(rng, kernel, stride, isa, dtype):
@@ -238,6 +263,19 @@ def test_planes_of_every_width_have_the_bits_of_the_generic_row(rng, kernel, str
         if width + 2 * pad <= dilation * (kernel - 1):
             continue
         spec = _spec.general_spec((1, 2, 17, width), (kernel, kernel, 2, 1), dtype, **keywords)
+        a, b = operands(rng, spec, "forward")
+        expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 1)
+        assert same_bits(plan(spec, "forward", "nchw_planes", isa).run(a, b, None, None, 1), expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("gap", [9, 40, 120])
+def test_taps_far_apart_have_the_bits_of_the_generic_row(rng, gap, isa, dtype):
+    """Which reach over one end or both, of several vectors of a row or of all."""
+    for before, after in ((0, gap), (gap, 0), (gap, gap), (0, 2 * gap), (2 * gap, 2 * gap)):
+        keywords = {"dilation": (1, gap), "padding": ((1, 2), (before, after)), "layout": "NCHW"}
+        spec = _spec.general_spec((1, 2, 30, 260), (3, 3, 2, 1), dtype, **keywords)
         a, b = operands(rng, spec, "forward")
         expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 1)
         assert same_bits(plan(spec, "forward", "nchw_planes", isa).run(a, b, None, None, 1), expected), spec

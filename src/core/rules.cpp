@@ -202,7 +202,7 @@ constexpr int kAvx2Bytes = 32;
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
-Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases) {
+Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases, bool line_tiles) {
   constexpr index_t kLeastLines = 8, kLeastRows = 8, kEnoughTasks = 8;
   const Spec& s = p.spec;
   const index_t taps = phases ? s.h.kernel * s.w.kernel : p.h.taps * p.w.taps;
@@ -215,7 +215,8 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases) {
   };
   fit_columns(t, caches().l2, 64, bytes);
   t.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, t.columns));
-  t.pixels = choose_pixels(t.columns);
+  t.whole_lines = line_tiles;
+  t.pixels = line_tiles ? 4 : choose_pixels(t.columns);
   if (t.columns < p.w.out_count) t.columns = ceil_div(t.columns, t.pixels) * t.pixels;
   const index_t classes =
       phases ? 1 : class_count(s.op, s.h, Dilation::split) * class_count(s.op, s.w, Dilation::split);
@@ -255,8 +256,17 @@ bool fetching_pays(const Problem& p) {
          2 * image_bytes(p.spec) > 5 * caches().l2;
 }
 
-// With `phases`, a task computes all classes of rows and columns.
-Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false) {
+// Whether tiles of four pixels and whole lines pay where a line has two vectors, by measurement: where pixels
+// share so few sets of the first-level cache that a line under a wider tile is gone before its second part is
+// read. Not under taps between which there are others.
+bool line_tiles_pay(const Problem& p, index_t pixel, int vector_bytes) {
+  if (2 * vector_bytes != kLineBytes || p.h.taps != 3 || p.w.taps != 3 || p.w.spacing != 1) return false;
+  const index_t distance = p.w.stride == 1 ? kWayBytes / 8 : p.w.stride == 2 ? kWayBytes / 16 : 0;
+  return distance > 0 && (pixel % distance) * (p.w.src_step % distance) % distance == 0;
+}
+
+// With `phases`, a task computes all classes of rows and columns; with `copies`, on copies of rows.
+Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool copies = false) {
   // Far enough ahead for the memory to answer, not so far that it is evicted again.
   constexpr index_t kFetchBytes = 4 << 10;
   Rule r;
@@ -265,10 +275,12 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false) {
   const Problem p(spec, r.columns);
   const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
   r.units = ceil_div(p.channels, line);
-  r.tile = direct_tile(p, r.units, line, phases);
   const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
   const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes,
              evicted = p.channels * stored % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes == 0;
+  const bool line_tiles = !phases && !copies && spec.multiplier == 1 && stored == element &&
+                          line_tiles_pay(p, pixel, vector_bytes);
+  r.tile = direct_tile(p, r.units, line, phases, line_tiles);
   if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
   // Where a task computes all phases, parts of lines would be written past the caches out of order. Pixels
@@ -298,7 +310,7 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   const index_t pixel = spec.channels * dtype_bytes(spec.dtype) * p.w.src_step;
   const bool evicted = pixel % (whole_lines ? kWayBytes : kWayBytes / 2) == 0 &&
                        p.w.out_count >= (whole_lines ? kMany : kLeastColumns);
-  Rule r = direct_rule(spec, vector_bytes, !evicted && takes_phases(spec));
+  Rule r = direct_rule(spec, vector_bytes, !evicted && takes_phases(spec), evicted);
   r.applies = r.applies && spec.multiplier == 1;
   if (r.applies && evicted) {
     copy_rows(p, r);

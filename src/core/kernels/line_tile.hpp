@@ -163,17 +163,22 @@ DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& l
     add_tap<Pixels>(x, stride * b.pixel_step, stride, load, simd::load(w), inside.from(k * spacing), acc);
 }
 
-// Adds source rows [begin, end) to the sums of one output row; w are the weights of row `begin`.
-template <int Taps, int Stride, int Pixels, class S, class Load, class In>
+// Adds source rows [begin, end) to the sums of one output row, for Vectors vectors of channels; w are the
+// weights of row `begin`.
+template <int Taps, int Stride, int Vectors, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_rows(const Window<S>& b, const S* const* table, index_t begin, index_t end,
                                index_t offset, const Load& load, const compute_t<S>* w, const In& inside,
-                               vec<compute_t<S>> (&acc)[Pixels]) {
+                               vec<compute_t<S>> (*acc)[Pixels]) {
+  constexpr int L = kLanes<compute_t<S>>;
   for (index_t t = begin; t < end; ++t, w += b.weight_row) {
-    if constexpr (Taps > 0)
-      add_taps<Taps, Stride, 1, Pixels>(table[t] + offset, b.pixel_step, load, {w}, b.weight_step, inside,
-                                        &acc);
-    else
-      add_any_taps<Stride, Pixels>(b, table[t] + offset, load, w, inside, acc);
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) {
+      const S* const x = table[t] + offset + v * L;
+      if constexpr (Taps > 0)
+        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {w + v * L}, b.weight_step, inside, acc + v);
+      else
+        add_any_taps<Stride, Pixels>(b, x, load, w + v * L, inside, acc[v]);
+    }
   }
 }
 
@@ -184,15 +189,15 @@ DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows
                                    vec<compute_t<S>> (&acc)[2][Pixels]) {
   const auto clamp = [&](index_t t) { return t < rows.begin ? rows.begin : t < rows.end ? t : rows.end; };
   const index_t both = clamp(b.row_stride), second = clamp(b.row_taps);
-  add_rows<Taps, Stride, Pixels>(b, rows.table, rows.begin, both, offset, load, w + rows.begin * b.weight_row,
-                                 inside, acc[0]);
+  add_rows<Taps, Stride, 1, Pixels>(b, rows.table, rows.begin, both, offset, load,
+                                    w + rows.begin * b.weight_row, inside, acc);
   const compute_t<S>* above = w + both * b.weight_row;
   const compute_t<S>* below = above - b.row_stride * b.weight_row;
   for (index_t t = both; t < second; ++t, above += b.weight_row, below += b.weight_row)
     add_taps<Taps, Stride, 2, Pixels>(rows.table[t] + offset, b.pixel_step, load, {above, below},
                                       b.weight_step, inside, acc);
-  add_rows<Taps, Stride, Pixels>(b, rows.table, second, rows.end, offset, load,
-                                 w + (second - b.row_stride) * b.weight_row, inside, acc[1]);
+  add_rows<Taps, Stride, 1, Pixels>(b, rows.table, second, rows.end, offset, load,
+                                    w + (second - b.row_stride) * b.weight_row, inside, acc + 1);
 }
 
 // Asks for what a tile at `offset` reads first: rows that no tile above it has read.
@@ -280,38 +285,43 @@ DEPTHWISE_INLINE void write_tile(const Window<S>& b, const vec<compute_t<S>> (&a
   });
 }
 
-// `outputs` of the tile's columns are kept. The last vector of channels overlaps its neighbour.
-template <class Load, int Taps, int Stride, int Rows, int Pixels, class S, class In>
+// `outputs` of the tile's columns are kept. Passes over Vectors vectors of channels at a time, row by row;
+// the last vector of channels overlaps its neighbour.
+template <class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors, class S, class In>
 DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& rows, index_t column,
                                     index_t later, const In& inside, int outputs) {
   using T = compute_t<S>;
+  static_assert(Vectors == 1 || Rows == 1);
   S* const out = rows.out + column * b.out_step;
   const index_t start = column * b.stride * b.pixel_step;
   LineParts<T, Rows, Pixels> lines;
   index_t vector = 0;
-  for (index_t channel = 0; channel < b.channels; channel += kLanes<T>, ++vector) {
-    const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
+  for (index_t channel = 0; channel < b.channels; channel += Vectors * kLanes<T>, ++vector) {
+    const index_t c = Vectors > 1 || channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
     const Load load(b, vector, c);
     const index_t offset = start + load.first;
     if (b.fetch_ahead > 0 && channel % kLine<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
-    vec<T> acc[Rows][Pixels] = {};
+    vec<T> acc[Vectors][Rows][Pixels] = {};
     if constexpr (Rows == 1)
-      add_rows<Taps, Stride, Pixels>(b, rows.table, rows.begin, rows.end, offset, load,
-                                     b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
+      add_rows<Taps, Stride, Vectors, Pixels>(b, rows.table, rows.begin, rows.end, offset, load,
+                                              b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
     else
-      add_row_pair<Taps, Stride, Pixels>(b, rows, offset, load, b.weights + c, inside, acc);
-    write_tile<Rows, Pixels, !In::kKnown>(b, acc, outputs, c, out + c, lines);
+      add_row_pair<Taps, Stride, Pixels>(b, rows, offset, load, b.weights + c, inside, acc[0]);
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v)
+      write_tile<Rows, Pixels, !In::kKnown>(b, acc[v], outputs, c + v * kLanes<T>, out + c + v * kLanes<T>,
+                                            lines);
   }
 }
 
 // The tiles at the ends of rows that are computed as often as others where images are small: those that
 // "SAME" padding cuts, of stride 1. Whether the tile was one of them.
-template <class Load, int Taps, int Stride, int Rows, int Pixels, class S>
+template <class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors, class S>
 DEPTHWISE_INLINE bool cut_tile(const Window<S>& b, const WindowRows<S>& rows, index_t column, index_t later,
                                int first, int last) {
   constexpr int cut = Stride == 1 ? Taps / 2 : 1;
   const auto tile = [&](auto inside) __attribute__((always_inline)) {
-    tile_channels<Load, Taps, Stride, Rows, Pixels>(b, rows, column, later, inside, Pixels);
+    tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, column, later, inside, Pixels);
     return true;
   };
   if (first == cut && last == 0) return tile(Cut<cut, 0>{});
@@ -321,7 +331,7 @@ DEPTHWISE_INLINE bool cut_tile(const Window<S>& b, const WindowRows<S>& rows, in
 }
 
 // Output columns [begin, end) of Rows rows. The last tile overlaps its neighbour, or keeps what there is.
-template <class S, class Load, int Taps, int Stride, int Rows, int Pixels>
+template <class S, class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors = 1>
 void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, index_t begin, index_t end) {
   const Window<S> b = window;  // copies, which the stores of sums cannot change
   const WindowRows<S> rows = window_rows;
@@ -335,15 +345,15 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
     const index_t later = (column + b.fetch_ahead * Pixels) * b.stride * b.pixel_step;
     if (outputs == Pixels && first == 0 && last == span) {
-      tile_channels<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, Whole{}, outputs);
+      tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, Whole{}, outputs);
       continue;
     }
-    if constexpr (Taps > 2 && Pixels >= 7 && !Load::kRepeats)
-      if (outputs == Pixels && cut_tile<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, first,
-                                                                          static_cast<int>(span) - last))
+    if constexpr (Taps > 2 && (Pixels >= 7 || Vectors > 1) && !Load::kRepeats)
+      if (outputs == Pixels && cut_tile<Load, Taps, Stride, Rows, Pixels, Vectors>(
+                                   b, rows, from, later, first, static_cast<int>(span) - last))
         continue;
-    tile_channels<Load, Taps, Stride, Rows, Pixels>(b, rows, from, later, Inside{first, last - first},
-                                                    outputs);
+    tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later,
+                                                             Inside{first, last - first}, outputs);
   }
 }
 
@@ -365,6 +375,18 @@ WindowFunction<S> window_function_of(const Window<S>& b) {
   return dense ? window_rows<S, Load, 0, 1, 1, Pixels> : window_rows<S, Load, 0, 0, 1, Pixels>;
 }
 
+// Tiles of whole lines of channels, where a line has two vectors.
+inline constexpr int kLinePixels = 4;
+template <class S, class Load>
+WindowFunction<S> line_function(const Window<S>& b) {
+  if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats) {
+    if (b.taps != 3 || b.spacing != 1) return nullptr;
+    if (b.stride == 1) return window_rows<S, Load, 3, 1, 1, kLinePixels, 2>;
+    if (b.stride == 2) return window_rows<S, Load, 3, 2, 1, kLinePixels, 2>;
+  }
+  return nullptr;
+}
+
 template <class S, class Load, int Pixels>
 WindowFunctions<S> window_functions_of(const Window<S>& b) {
   WindowFunction<S> pair = nullptr;
@@ -377,6 +399,8 @@ WindowFunctions<S> window_functions_of(const Window<S>& b) {
 // `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8.
 template <class Load, class S>
 WindowFunctions<S> window_functions(const Window<S>& b, int pixels) {
+  if (b.whole_lines)
+    if (const auto lines = line_function<S, Load>(b)) return {lines, nullptr};
   switch (pixels) {
     case 4: return window_functions_of<S, Load, 4>(b);
     case 6: return window_functions_of<S, Load, 6>(b);
