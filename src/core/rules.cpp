@@ -410,7 +410,7 @@ bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector
   const index_t taps = std::max(p.h.taps, p.w.taps);
   // Small planes are read where they lie, as far as their rows fill vectors.
   const bool images = vector_bytes == kAvx2Bytes && element == dtype_bytes(spec.dtype) && plane_tiles(spec) &&
-                      taps == 3 && (p.w.stride == 1 || columns > kShortRow) && columns <= 2 * lanes;
+                      taps == 3 && columns <= 2 * lanes;
   if (images && lane_use(columns, lanes) > kLeastImageUse) return false;
   if (columns <= kShortRow) return true;
   if (!plane_tiles(spec)) return p.h.taps * p.w.taps >= kFewTaps;

@@ -130,7 +130,7 @@ class Flat {
     constexpr index_t kLeastPatterns = 6;
     const index_t row_bytes = h_.src_step * source_.row_step * static_cast<index_t>(sizeof(S)),
                   narrow = columns_ < kV && kLayout == Layout::nchw;
-    const bool halved = kLayout == Layout::nchw && w_.stride == 2 && w_.spacing == 1 && columns_ >= kV,
+    const bool halved = kLayout == Layout::nchw && w_.stride == 2 && w_.spacing == 1,
                taps = h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && (w_.stride == 1 || halved),
                adjacent = w_.src_step == 1 && w_.out_step == 1 && source_row_.repeat == 1 &&
                           layout_.outputs * layout_.subrows == 1;

@@ -333,9 +333,10 @@ DEPTHWISE_INLINE void image_columns(const Images<T>& b, index_t p, index_t q, in
     if (missing.none() && row <= last)
       count = smaller((last - row) / kImageRows, (end - 1 - u) / kImageRows) + 1;
     u += count * kImageRows;
-    if (missing.few() && lanes.ends == Ends::first)
+    const Ends ends = missing.few() ? lanes.ends : Ends::any;
+    if (ends == Ends::first || ends == Ends::none)
       tiles_of<S, Ends::first>(b, p, q, row, at, count, down, lanes);
-    else if (missing.few() && lanes.ends == Ends::last)
+    else if (ends == Ends::last)
       tiles_of<S, Ends::last>(b, p, q, row, at, count, down, lanes);
     else
       for (index_t i = 0; i < count; ++i) any_tile(b, p, q, row + i * kImageRows, at, lanes);
