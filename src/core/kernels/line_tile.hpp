@@ -379,7 +379,7 @@ WindowFunction<S> window_function_of(const Window<S>& b) {
 inline constexpr int kLinePixels = 4;
 template <class S, class Load>
 WindowFunction<S> line_function(const Window<S>& b) {
-  if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats) {
+  if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats && sizeof(S) == sizeof(compute_t<S>)) {
     if (b.taps != 3 || b.spacing != 1) return nullptr;
     if (b.stride == 1) return window_rows<S, Load, 3, 1, 1, kLinePixels, 2>;
     if (b.stride == 2) return window_rows<S, Load, 3, 2, 1, kLinePixels, 2>;
