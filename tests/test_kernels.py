@@ -254,6 +254,19 @@ def test_pixels_that_evict_each_other_have_the_bits_of_the_generic_row(rng, chan
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("channels", [20, 32, 36, 64])
+def test_taps_that_evict_each_other_have_the_bits_of_the_generic_row(rng, channels, isa, dtype):
+    """Dilated rows whose neighbours under the taps lie as far apart, of lines that are whole and not."""
+    for dilation, stride in itertools.product((4, 8, 32), (1, 2)):
+        keywords = {"stride": stride, "dilation": dilation, "padding": dilation}
+        spec = _spec.general_spec((1, 9, 99, channels), (3, 3, channels, 1), dtype, **keywords)
+        a, b = operands(rng, spec, "forward")
+        expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 1)
+        assert same_bits(plan(spec, "forward", "nhwc_direct", isa).run(a, b, None, None, 1), expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_planes_of_every_width_have_the_bits_of_the_generic_row(rng, kernel, stride, isa, dtype):

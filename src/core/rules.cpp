@@ -216,7 +216,7 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases, boo
   fit_columns(t, caches().l2, 64, bytes);
   t.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, t.columns));
   t.whole_lines = line_tiles;
-  t.pixels = line_tiles ? 4 : choose_pixels(t.columns);
+  t.pixels = line_tiles ? kLinePixels : choose_pixels(t.columns);
   if (t.columns < p.w.out_count) t.columns = ceil_div(t.columns, t.pixels) * t.pixels;
   const index_t classes =
       phases ? 1 : class_count(s.op, s.h, Dilation::split) * class_count(s.op, s.w, Dilation::split);
@@ -279,7 +279,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes,
              evicted = p.channels * stored % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes == 0;
   const bool line_tiles = !phases && !copies && spec.multiplier == 1 && stored == element &&
-                          line_tiles_pay(p, pixel, vector_bytes);
+                          p.channels % line == 0 && line_tiles_pay(p, pixel, vector_bytes);
   r.tile = direct_tile(p, r.units, line, phases, line_tiles);
   if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));

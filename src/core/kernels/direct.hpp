@@ -208,7 +208,7 @@ class Direct {
             .channels = channels_,
             .fetch_ahead = task_.tile->fetch_ahead,
             .stream = streams(),
-            .whole_lines = task_.tile->whole_lines && channels_ % kLine<T> == 0,
+            .whole_lines = task_.tile->whole_lines,
             .repeats = repeats_,
             .finishes = !plain(),
             .bias = task_.operands.bias ? static_cast<const S*>(task_.operands.bias) + first_ : nullptr,

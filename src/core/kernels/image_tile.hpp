@@ -383,7 +383,7 @@ DEPTHWISE_INLINE void inner_columns(const Images<T>& b, index_t p, index_t row, 
 // The vectors at the ends of rows, some of whose columns are missing.
 template <int S, class T>
 struct RowEnds {
-  static constexpr int kMost = 28;
+  static constexpr int kMost = 28;  // four patterns of seven vectors
   struct End {
     index_t at, q;
     ImageLanes<S, T> lanes;

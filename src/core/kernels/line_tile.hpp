@@ -12,6 +12,7 @@ namespace {
 
 using depthwise::index_t;
 using depthwise::kLineBytes;
+using depthwise::kLinePixels;
 using depthwise::Window;
 using depthwise::WindowFunction;
 using depthwise::WindowFunctions;
@@ -376,7 +377,6 @@ WindowFunction<S> window_function_of(const Window<S>& b) {
 }
 
 // Tiles of whole lines of channels, where a line has two vectors.
-inline constexpr int kLinePixels = 4;
 template <class S, class Load>
 WindowFunction<S> line_function(const Window<S>& b) {
   if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats && sizeof(S) == sizeof(compute_t<S>)) {

@@ -21,7 +21,7 @@ struct Window {
   index_t channels;               // at least one vector of them
   index_t fetch_ahead;            // how many tiles ahead of theirs rows are fetched; 0 for not at all
   bool stream;                    // write whole tiles past the caches
-  bool whole_lines = false;       // a tile reads whole lines of channels, which are all there are
+  bool whole_lines = false;       // a tile takes all vectors of a line; there are whole lines only
   index_t pad = 0;                // of phases that are computed together: see phase_tile.hpp
   const void* repeats = nullptr;  // where source channels are repeated: the Repeat of every vector
   // What becomes of sums; where they are only stored, `finishes` is false.
