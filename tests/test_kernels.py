@@ -254,6 +254,49 @@ def test_pixels_that_evict_each_other_have_the_bits_of_the_generic_row(rng, chan
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize(
+    ("kernel", "channels", "multiplier"),
+    [
+        ("nhwc_direct", 16, 1),
+        ("nhwc_direct", 28, 1),
+        ("nhwc_direct", 64, 1),
+        ("nhwc_direct", 256, 1),
+        ("nhwc_direct_multiplier", 16, 3),
+    ],
+)
+def test_pairs_of_rows_have_the_bits_of_the_generic_row(rng, kernel, channels, multiplier, isa, dtype):
+    """Rows of several tiles, an even number and not, with padding that cuts tiles on every side."""
+    sizes = itertools.product((9, 10, 12, 17, 27), (2, 3, 4, 7), (1, 2), (0, 1, 2), (None, "relu"))
+    for width, height, stride, pad, activation in sizes:
+        keywords = {"stride": stride, "padding": pad, "activation": activation}
+        if min(height + 2 * pad, width) < 3:
+            continue
+        image, filter_shape = (1, height, width * stride, channels), (3, 3, channels, multiplier)
+        spec = _spec.general_spec(image, filter_shape, dtype, **keywords)
+        x, filter = operands(rng, spec, "forward")
+        bias = random_array(rng, (channels * multiplier,), dtype) if activation else None
+        arguments = spec.native_arguments("forward", has_bias=bias is not None)
+        expected = _native.Plan(*arguments, GENERIC, isa).run(x, filter, bias, None, 1)
+        result = _native.Plan(*arguments, kernel, isa).run(x, filter, bias, None, 1)
+        assert same_bits(result, expected), spec
+
+
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+@pytest.mark.parametrize("isa", _native.isas())
+def test_tasks_of_few_threads_have_the_bits_of_many(rng, op, isa):
+    """One thread takes all channels at once; more threads than such tasks share them out."""
+    for height, channels, stride in itertools.product((5, 19), (200, 203), (1, 2)):
+        image, filter_shape = (1, height, 40, channels), (3, 3, channels, 1)
+        spec = _spec.general_spec(image, filter_shape, "float32", stride=stride, padding="SAME")
+        a, b = operands(rng, spec, op)
+        expected = plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)
+        for threads in (1, 2, 3, 8):
+            result = plan(spec, op, "nhwc_direct", isa).run(a, b, None, None, threads)
+            assert same_bits(result, expected), (spec, threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("channels", [20, 32, 36, 64])
 def test_taps_that_evict_each_other_have_the_bits_of_the_generic_row(rng, channels, isa, dtype):
     """Dilated rows whose neighbours under the taps lie as far apart, of lines that are whole and not."""

@@ -143,6 +143,7 @@ void join_rows(Plan& plan) {
   if (plan.spec.op != Op::grad_filter && !transforms)
     plan.rule.tile.rows = std::max(plan.spec.h.in, plan.spec.h.out);
   plan.rule.parts = 1;
+  plan.coarse = nullptr;
   cut(plan);
 }
 
@@ -164,6 +165,16 @@ void choose_kernel(Plan& plan, const std::string& kernel) {
     }
   }
   refuse(spec, kernel, plan.rule.refusal);
+}
+
+// The plan whose tasks have the rule's coarse units, if it has any.
+std::shared_ptr<const Plan> coarse_plan(const Plan& plan) {
+  if (plan.rule.coarse_units <= plan.rule.tile.units) return nullptr;
+  Plan coarse = plan;
+  coarse.rule.tile.units = plan.rule.coarse_units;
+  coarse.rule.scratch_bytes = plan.rule.coarse_scratch_bytes;
+  cut(coarse);
+  return std::make_shared<const Plan>(std::move(coarse));
 }
 
 // The plan for filters of rank 1, where "auto" would take it.
@@ -202,6 +213,7 @@ Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
   plan.spec = spec;
   plan.isa = &choose_isa(isa);
   choose_kernel(plan, kernel);
+  if (!needs_patches(spec)) plan.coarse = coarse_plan(plan);
   if (kernel.empty()) plan.if_separable = separable_plan(plan);
   if (reads_all(plan)) return plan;
   // The generic kernel reads borders and integers itself, and does so where there are no patches.
@@ -299,6 +311,13 @@ int Plan::threads(int available) const {
   const index_t items = tasks() + (patches ? patches->tasks() : 0);
   const index_t steps = spec.multiply_adds() + 4 * (spec.input_elements() + spec.output_elements());
   return static_cast<int>(std::clamp<index_t>(std::min(steps / kStepsPerThread, items), 1, available));
+}
+
+const Plan& Plan::for_threads(int used) const {
+  constexpr index_t kManyTasks = 3;  // for a thread: whether they share out evenly does not matter
+  if (!coarse) return *this;
+  const index_t tasks = coarse->tasks();
+  return tasks % used == 0 || tasks >= kManyTasks * used ? *coarse : *this;
 }
 
 }  // namespace depthwise

@@ -23,6 +23,8 @@ struct Rule {
   Dilation rows = Dilation::split, columns = Dilation::keep;
   bool whole = false;  // each task computes the destinations of all classes
   index_t scratch_bytes = 0;
+  // Units of a task where threads are few, and its scratch; 0 where they are as ever.
+  index_t coarse_units = 0, coarse_scratch_bytes = 0;
   // Filter gradient: blocks of positions, tasks that share a unit's, and bytes of a unit's sums.
   index_t blocks = 0, parts = 1, sums_bytes = 0;
   // What a kernel can compute from the filter beforehand: bytes for a unit, and whether a call should.
@@ -65,6 +67,8 @@ struct Plan {
   index_t row_classes = 0, column_classes = 0, row_blocks = 0, column_blocks = 0, unit_blocks = 0;
   // What runs instead when every plane of the filter is of rank 1: known once the filter is.
   std::shared_ptr<const Plan> if_separable;
+  // The same in fewer tasks, which run faster, where there are such.
+  std::shared_ptr<const Plan> coarse;
   // What the kernel cannot compute in place; when it is null, the kernel computes everything.
   std::shared_ptr<const Patches> patches;
 
@@ -94,6 +98,8 @@ struct Plan {
   index_t scratch_bytes() const;
   // How many of `available` threads this problem is worth.
   int threads(int available) const;
+  // This plan, or the one of fewer tasks where these keep as many threads busy.
+  const Plan& for_threads(int used) const;
 };
 
 // Whether a kernel computes the problem: that of the name, if it is not empty.

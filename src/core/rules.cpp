@@ -200,12 +200,22 @@ double plane_use(const Spec& spec, int vector_bytes) {
 
 constexpr int kAvx2Bytes = 32;
 
+// Taps whose weights a task of the direct kernel packs.
+index_t packed_taps(const Problem& p, bool phases) {
+  return phases ? p.spec.h.kernel * p.spec.w.kernel : p.h.taps * p.w.taps;
+}
+
+// Lines of channels of a task whose weights leave most of the second-level cache to the image.
+index_t most_units(const Problem& p, bool phases) {
+  return std::max<index_t>(1, caches().l2 / 4 / (packed_taps(p, phases) * kLineBytes));
+}
+
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
 Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases, bool line_tiles) {
   constexpr index_t kLeastLines = 8, kLeastRows = 8, kEnoughTasks = 8;
   const Spec& s = p.spec;
-  const index_t taps = phases ? s.h.kernel * s.w.kernel : p.h.taps * p.w.taps;
+  const index_t taps = packed_taps(p, phases);
   Tile t;
   t.phases = phases;
   t.columns = p.w.out_count;
@@ -224,12 +234,21 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases, boo
   t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks, t.columns * units * line * taps);
   if (t.rows < p.h.out_count) t.rows += t.rows & 1;  // tiles take pairs
   const index_t wanted = ceil_div(kEnoughTasks, blocks * ceil_div(p.h.out_count, t.rows));
-  const index_t most = std::max<index_t>(1, caches().l2 / 4 / (taps * kLineBytes));
-  t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most);
+  t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most_units(p, phases));
   t.units = ceil_div(units, ceil_div(units, t.units));
   // The last block holds a whole vector, too.
   while (p.channels % line != 0 && units > t.units && (units - 1) % t.units == 0) ++t.units;
   return t;
+}
+
+// Tasks for few threads take all channels, as far as the second-level cache holds their weights: the
+// processor fetches longer runs ahead.
+void choose_coarse(Rule& r, const Problem& p) {
+  Tile coarse = r.tile;
+  coarse.units = std::min(r.units, most_units(p, r.tile.phases));
+  if (coarse.units < r.units) return;
+  r.coarse_units = coarse.units;
+  r.coarse_scratch_bytes = direct_scratch_bytes(p.spec, coarse, p.h, p.w);
 }
 
 // Copied rows: blocks of channels that stay in the second-level cache, in runs long enough to be read ahead,
@@ -249,20 +268,24 @@ void copy_rows(const Problem& p, Rule& r) {
 }
 
 // Whether tiles of parts of lines gain from rows fetched ahead where the caches hold them, by measurement:
-// not where most of their time goes into multiply-adds, nor where few of the rows are new to a tile.
+// not where most of their time goes into multiply-adds, nor where few of the rows are new to a tile, nor
+// where tiles take two rows.
 bool fetching_pays(const Problem& p) {
   const auto dense = [](const AxisClass& a) { return a.stride == 1 && a.spacing == 1; };
-  return dense(p.h) && dense(p.w) && std::max(p.h.taps, p.w.taps) <= 5 &&
+  const bool pairs = p.h.taps == 3 && p.w.taps == 3;
+  return dense(p.h) && dense(p.w) && std::max(p.h.taps, p.w.taps) <= 5 && !pairs &&
          2 * image_bytes(p.spec) > 5 * caches().l2;
 }
 
 // Whether tiles of four pixels and whole lines pay where a line has two vectors, by measurement: where pixels
 // share so few sets of the first-level cache that a line under a wider tile is gone before its second part is
-// read. Not under taps between which there are others.
-bool line_tiles_pay(const Problem& p, index_t pixel, int vector_bytes) {
+// read; tiles of one row, which results beyond the caches take, are wider. Not under taps between which there
+// are others.
+bool line_tiles_pay(const Problem& p, index_t pixel, bool beyond, int vector_bytes) {
   if (2 * vector_bytes != kLineBytes || p.h.taps != 3 || p.w.taps != 3 || p.w.spacing != 1) return false;
-  const index_t distance = p.w.stride == 1 ? kWayBytes / 8 : p.w.stride == 2 ? kWayBytes / 16 : 0;
-  return distance > 0 && (pixel % distance) * (p.w.src_step % distance) % distance == 0;
+  if (p.w.stride != 1 && p.w.stride != 2) return false;
+  const index_t distance = kWayBytes / (p.w.stride == 2 ? 16 : beyond ? 8 : 4);
+  return (pixel % distance) * (p.w.src_step % distance) % distance == 0;
 }
 
 // With `phases`, a task computes all classes of rows and columns; with `copies`, on copies of rows.
@@ -279,7 +302,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes,
              evicted = p.channels * stored % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes == 0;
   const bool line_tiles = !phases && !copies && spec.multiplier == 1 && stored == element &&
-                          p.channels % line == 0 && line_tiles_pay(p, pixel, vector_bytes);
+                          p.channels % line == 0 && line_tiles_pay(p, pixel, beyond, vector_bytes);
   r.tile = direct_tile(p, r.units, line, phases, line_tiles);
   if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
@@ -287,6 +310,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   // that evict each other from the caches are no faster to write past them.
   r.tile.stream = beyond && (!phases || whole_lines) && !evicted;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
+  if (!copies) choose_coarse(r, p);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
               r.scratch_bytes <= kMaxScratchBytes;
   return r;

@@ -44,6 +44,16 @@ struct bf16 {
   std::uint16_t bits;
 };
 
+// Whether they hold the sums of large tiles and all their weights.
+inline constexpr bool kManyRegisters = kRegisters >= 32;
+
+// Whether fma() is one instruction, which needs no register for the product.
+#if defined(__FMA__) || defined(__aarch64__)
+inline constexpr bool kFused = true;
+#else
+inline constexpr bool kFused = false;
+#endif
+
 template <class T>
 inline constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 

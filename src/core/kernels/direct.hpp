@@ -32,11 +32,11 @@ class Direct {
         result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
         first_(task.unit_begin * kLine<T>),
         channels_(depthwise::smaller(task.unit_end * kLine<T>, result_.channels) - first_),
-        weight_step_(depthwise::direct_weight_lines(*task.tile) * kLine<T>),
         rows_(packed_taps(spec_.h, h_)),
         columns_(packed_taps(spec_.w, w_)),
         weights_(reinterpret_cast<T*>(task.scratch)),
-        repeats_(reinterpret_cast<Repeat<T>*>(weights_ + rows_.count * columns_.count * weight_step_)),
+        repeats_(reinterpret_cast<Repeat<T>*>(weights_ +
+                                              task.tile->units * kLine<T> * rows_.count * columns_.count)),
         ring_(reinterpret_cast<S*>(reinterpret_cast<std::byte*>(repeats_) +
                                    depthwise::direct_repeat_bytes(spec_, *task.tile))),
         ring_step_(depthwise::direct_ring_step(spec_, *task.tile)),
@@ -84,24 +84,39 @@ class Direct {
     return phases() ? Taps{0, 1, axis.kernel} : Taps{c.tap_start, c.tap_step, c.taps};
   }
 
-  // Weights: [kernel row][tap][channel of the block]. Whether all are finite, so that taps on zeros can be
-  // skipped.
+  // From the weights of one vector of channels to the next one's.
+  index_t weight_vector() const { return rows_.count * columns_.count * kLanes<T>; }
+
+  // Weights: [vector of channels][kernel row][tap][lane]. Blocks of channels long enough to be read ahead,
+  // and short enough for the first-level cache. Whether all are finite, so that taps on zeros can be skipped.
   bool pack_weights() const {
-    vec<T> probe = {};
-    T* to = weights_;
-    for (index_t t = 0; t < rows_.count; ++t)
-      for (index_t k = 0; k < columns_.count; ++k, to += weight_step_) {
-        const index_t row = rows_(t), column = columns_(k);
-        const S* from = static_cast<const S*>(task_.operands.b) +
-                        (row * spec_.w.kernel + column) * spec_.channels * spec_.multiplier + first_;
-        for (index_t channel = 0; channel < channels_; channel += kLanes<T>) {
-          const index_t c = channel + kLanes<T> <= channels_ ? channel : channels_ - kLanes<T>;
-          const vec<T> weight = simd::load(from + c);
-          probe += weight * T(0);
-          simd::store(to + c, weight);
-        }
-      }
+    constexpr index_t kBlock = 8 * kLine<T>;
+    vec<T> probe = {};  // of products with 0, in sums that do not wait for one another
+    T* block = weights_;
+    for (index_t channel = 0; channel < channels_; channel += kBlock) {
+      const index_t end = depthwise::smaller(channel + kBlock, channels_);
+      T* to = block;
+      for (index_t t = 0; t < rows_.count; ++t)
+        for (index_t k = 0; k < columns_.count; ++k, to += kLanes<T>)
+          probe += pack_tap(rows_(t) * spec_.w.kernel + columns_(k), channel, end, to);
+      block += kBlock / kLanes<T> * weight_vector();
+    }
     return simd::all_zero<T>(probe);
+  }
+
+  // Channels [channel, end) of one tap, the last vector of which may overlap its neighbour. The sum of their
+  // products with 0.
+  DEPTHWISE_INLINE vec<T> pack_tap(index_t tap, index_t channel, index_t end, T* to) const {
+    const S* from =
+        static_cast<const S*>(task_.operands.b) + tap * spec_.channels * spec_.multiplier + first_;
+    const index_t step = weight_vector();
+    vec<T> products = {};
+    for (; channel < end; channel += kLanes<T>, to += step) {
+      const vec<T> weight = simd::load(from + depthwise::smaller(channel, channels_ - kLanes<T>));
+      products += weight * T(0);
+      simd::store(to, weight);
+    }
+    return products;
   }
 
   // A tap on zeros can make a NaN: then no tap may be left out.
@@ -191,7 +206,8 @@ class Direct {
 
   Window<S> describe(const AxisClass& h, const AxisClass& w) const {
     const Range inside = range_inside(w, 0, w.span(w.out_count));
-    const index_t weight_row = columns_.count * weight_step_;
+    constexpr index_t weight_step = kLanes<T>;
+    const index_t weight_row = columns_.count * weight_step;
     return {.taps = w.taps,
             .stride = w.stride,
             .spacing = w.spacing,
@@ -200,11 +216,13 @@ class Direct {
             .pixel_step = copies() ? ring_step_ : w.src_step * source_.column_step,
             .row_taps = h.taps,
             .row_stride = h.stride,
-            .weights = phases() ? weights_ + h.tap_start * weight_row + w.tap_start * weight_step_ : weights_,
+            .weights = phases() ? weights_ + h.tap_start * weight_row + w.tap_start * weight_step : weights_,
+            .weight_vector = weight_vector(),
             .weight_row = phases() ? h.tap_step * weight_row : weight_row,
-            .weight_step = phases() ? w.tap_step * weight_step_ : weight_step_,
+            .weight_step = phases() ? w.tap_step * weight_step : weight_step,
             .out_step = w.out_step * result_.column_step,
             .out_row = h.out_step * result_.row_step,
+            .columns = depthwise::smaller(w.out_count, task_.column_end - task_.column_begin),
             .channels = channels_,
             .fetch_ahead = task_.tile->fetch_ahead,
             .stream = streams(),
@@ -292,7 +310,7 @@ class Direct {
   const AxisClass& h_;
   const AxisClass& w_;
   const Image source_, result_;
-  const index_t first_, channels_, weight_step_;
+  const index_t first_, channels_;
   const Taps rows_, columns_;  // whose weights are packed
   T* const weights_;
   Repeat<T>* const repeats_;

@@ -7,9 +7,6 @@ namespace depthwise {
 
 __attribute__((always_inline)) inline index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 
-// Lines from a tap's packed weights to the next one's: an odd number, so that taps spread over the cache.
-__attribute__((always_inline)) inline index_t direct_weight_lines(const Tile& tile) { return tile.units | 1; }
-
 // What says where the source channels of a vector lie takes three times the vector's bytes, or
 // less.
 __attribute__((always_inline)) inline index_t direct_repeat_bytes(const Spec& spec, const Tile& tile) {
@@ -40,7 +37,7 @@ __attribute__((always_inline)) inline index_t direct_scratch_bytes(const Spec& s
                                                                    const AxisClass& h, const AxisClass& w) {
   const index_t pointers = 2 * (h.taps + h.stride);
   const index_t taps = tile.phases ? spec.h.kernel * spec.w.kernel : h.taps * w.taps;
-  return taps * direct_weight_lines(tile) * kLineBytes + direct_repeat_bytes(spec, tile) +
+  return taps * tile.units * kLineBytes + direct_repeat_bytes(spec, tile) +
          direct_ring_bytes(spec, tile, h, w) + pointers * index_t{sizeof(void*)};
 }
 

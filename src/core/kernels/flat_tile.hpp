@@ -82,10 +82,9 @@ struct MaskedInputs<T, L, 0> {
 #endif
 
 // The shape of tiles, and whether they hold all their weights in registers.
-inline constexpr bool kManyRegisters = simd::kRegisters >= 32;
-inline constexpr int kFlatRows = kManyRegisters ? 8 : 4;
+inline constexpr int kFlatRows = simd::kManyRegisters ? 8 : 4;
 template <int KernelRows, int Taps>
-inline constexpr bool kHoldsWeights = kManyRegisters && Taps > 0 && KernelRows* Taps <= 9;
+inline constexpr bool kHoldsWeights = simd::kManyRegisters && Taps > 0 && KernelRows* Taps <= 9;
 template <int KernelRows, int Taps>
 inline constexpr int kFlatVectors = kHoldsWeights<KernelRows, Taps> ? 2 : 3;
 

@@ -72,19 +72,21 @@ struct Repeated {
 };
 
 // Which of a tile's inputs lie inside the image, counted from the tile's first: all of them, all but the
-// first First and the last Last, or what is known only when the tile is computed.
-template <int First, int Last>
+// first First and the last Last, or what is known only when the tile is computed. With AllRows, the source
+// rows under the tile are known to lie inside, too.
+template <int First, int Last, bool AllRows = false>
 struct Cut {
-  static constexpr bool kKnown = true;
+  static constexpr bool kKnown = true, kAllRows = AllRows;
 
   // Of `inputs`.
   static constexpr bool has(int input, int inputs) { return input >= First && input < inputs - Last; }
   DEPTHWISE_INLINE Cut from(int) const { return {}; }
 };
 using Whole = Cut<0, 0>;
+using WholeSquare = Cut<0, 0, true>;
 
 struct Inside {
-  static constexpr bool kKnown = false;
+  static constexpr bool kKnown = false, kAllRows = false;
   int begin, count;
 
   DEPTHWISE_INLINE bool has(int input, int) const {
@@ -120,7 +122,10 @@ DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
   for (int r = 0; r < Rows; ++r) {
     const compute_t<S>* from = w[r];
 #pragma GCC unroll 8
-    for (int k = 0; k < Taps; ++k, from += weight_step) weights[r][k] = simd::load(from);
+    for (int k = 0; k < Taps; ++k, from += weight_step) {
+      weights[r][k] = simd::load(from);
+      if (Taps == 3) keep(weights[r][k]);  // which fit beside the sums
+    }
   }
   Steps<const S*> from{x, pixel_step};
 #pragma GCC unroll 32
@@ -164,21 +169,21 @@ DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& l
     add_tap<Pixels>(x, stride * b.pixel_step, stride, load, simd::load(w), inside.from(k * spacing), acc);
 }
 
-// Adds source rows [begin, end) to the sums of one output row, for Vectors vectors of channels; w are the
-// weights of row `begin`.
-template <int Taps, int Stride, int Vectors, int Pixels, class S, class Load, class In>
+// Adds source rows [begin, end) to the sums of output row `row` of a tile, for Vectors vectors of channels; w
+// are the weights of row `begin`.
+template <int Taps, int Stride, int Vectors, int Rows, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_rows(const Window<S>& b, const S* const* table, index_t begin, index_t end,
                                index_t offset, const Load& load, const compute_t<S>* w, const In& inside,
-                               vec<compute_t<S>> (*acc)[Pixels]) {
-  constexpr int L = kLanes<compute_t<S>>;
+                               int row, vec<compute_t<S>> (&acc)[Vectors][Rows][Pixels]) {
   for (index_t t = begin; t < end; ++t, w += b.weight_row) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      const S* const x = table[t] + offset + v * L;
+      const S* const x = table[t] + offset + v * kLanes<compute_t<S>>;
+      const compute_t<S>* const from = w + v * b.weight_vector;
       if constexpr (Taps > 0)
-        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {w + v * L}, b.weight_step, inside, acc + v);
+        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {from}, b.weight_step, inside, acc[v] + row);
       else
-        add_any_taps<Stride, Pixels>(b, x, load, w + v * L, inside, acc[v]);
+        add_any_taps<Stride, Pixels>(b, x, load, from, inside, acc[v][row]);
     }
   }
 }
@@ -187,18 +192,43 @@ DEPTHWISE_INLINE void add_rows(const Window<S>& b, const S* const* table, index_
 template <int Taps, int Stride, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
                                    const Load& load, const compute_t<S>* w, const In& inside,
-                                   vec<compute_t<S>> (&acc)[2][Pixels]) {
+                                   vec<compute_t<S>> (&acc)[1][2][Pixels]) {
   const auto clamp = [&](index_t t) { return t < rows.begin ? rows.begin : t < rows.end ? t : rows.end; };
   const index_t both = clamp(b.row_stride), second = clamp(b.row_taps);
-  add_rows<Taps, Stride, 1, Pixels>(b, rows.table, rows.begin, both, offset, load,
-                                    w + rows.begin * b.weight_row, inside, acc);
+  add_rows<Taps, Stride>(b, rows.table, rows.begin, both, offset, load, w + rows.begin * b.weight_row, inside,
+                         0, acc);
   const compute_t<S>* above = w + both * b.weight_row;
   const compute_t<S>* below = above - b.row_stride * b.weight_row;
   for (index_t t = both; t < second; ++t, above += b.weight_row, below += b.weight_row)
     add_taps<Taps, Stride, 2, Pixels>(rows.table[t] + offset, b.pixel_step, load, {above, below},
-                                      b.weight_step, inside, acc);
-  add_rows<Taps, Stride, 1, Pixels>(b, rows.table, second, rows.end, offset, load,
-                                    w + (second - b.row_stride) * b.weight_row, inside, acc + 1);
+                                      b.weight_step, inside, acc[0]);
+  add_rows<Taps, Stride>(b, rows.table, second, rows.end, offset, load,
+                         w + (second - b.row_stride) * b.weight_row, inside, 1, acc);
+}
+
+// Two output rows of a square kernel whose weights are adjacent, one source row after the other without a
+// loop.
+template <int Taps, int Stride, int Vectors, int Pixels, class S, class Load, class In>
+DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
+                                 const Load& load, const compute_t<S>* w, const In& inside,
+                                 vec<compute_t<S>> (&acc)[Vectors][2][Pixels]) {
+  constexpr int L = kLanes<compute_t<S>>;
+#pragma GCC unroll 8
+  for (int t = 0; t < Stride + Taps; ++t) {
+    if (!In::kAllRows && (t < rows.begin || t >= rows.end)) continue;
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v) {
+      const S* const x = rows.table[t] + offset + v * L;
+      const compute_t<S>* const above = w + (v * Taps + t) * Taps * L;
+      const compute_t<S>* const below = above - Stride * Taps * L;
+      if (t < Stride)
+        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {above}, L, inside, acc[v]);
+      else if (t < Taps)
+        add_taps<Taps, Stride, 2, Pixels>(x, b.pixel_step, load, {above, below}, L, inside, acc[v]);
+      else
+        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {below}, L, inside, acc[v] + 1);
+    }
+  }
 }
 
 // Asks for what a tile at `offset` reads first: rows that no tile above it has read.
@@ -292,22 +322,24 @@ template <class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors, c
 DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& rows, index_t column,
                                     index_t later, const In& inside, int outputs) {
   using T = compute_t<S>;
-  static_assert(Vectors == 1 || Rows == 1);
   S* const out = rows.out + column * b.out_step;
   const index_t start = column * b.stride * b.pixel_step;
   LineParts<T, Rows, Pixels> lines;
   index_t vector = 0;
-  for (index_t channel = 0; channel < b.channels; channel += Vectors * kLanes<T>, ++vector) {
+  for (index_t channel = 0; channel < b.channels; channel += Vectors * kLanes<T>, vector += Vectors) {
     const index_t c = Vectors > 1 || channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
     const Load load(b, vector, c);
     const index_t offset = start + load.first;
     if (b.fetch_ahead > 0 && channel % kLine<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Vectors][Rows][Pixels] = {};
+    const T* const w = b.weights + vector * b.weight_vector;
     if constexpr (Rows == 1)
-      add_rows<Taps, Stride, Vectors, Pixels>(b, rows.table, rows.begin, rows.end, offset, load,
-                                              b.weights + rows.begin * b.weight_row + c, inside, acc[0]);
+      add_rows<Taps, Stride>(b, rows.table, rows.begin, rows.end, offset, load, w + rows.begin * b.weight_row,
+                             inside, 0, acc);
+    else if constexpr (simd::kManyRegisters)
+      add_row_pair<Taps, Stride>(b, rows, offset, load, w, inside, acc);
     else
-      add_row_pair<Taps, Stride, Pixels>(b, rows, offset, load, b.weights + c, inside, acc[0]);
+      add_square<Taps, Stride>(b, rows, offset, load, w, inside, acc);
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v)
       write_tile<Rows, Pixels, !In::kKnown>(b, acc[v], outputs, c + v * kLanes<T>, out + c + v * kLanes<T>,
@@ -346,10 +378,16 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
     const index_t later = (column + b.fetch_ahead * Pixels) * b.stride * b.pixel_step;
     if (outputs == Pixels && first == 0 && last == span) {
+      if constexpr (Rows == 2 && !simd::kManyRegisters)
+        if (rows.begin == 0 && rows.end == Stride + Taps) {
+          tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, WholeSquare{},
+                                                                   outputs);
+          continue;
+        }
       tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, Whole{}, outputs);
       continue;
     }
-    if constexpr (Taps > 2 && (Pixels >= 7 || Vectors > 1) && !Load::kRepeats)
+    if constexpr (Taps > 2 && (Pixels >= 7 || Vectors > 1 || Rows > 1) && !Load::kRepeats)
       if (outputs == Pixels && cut_tile<Load, Taps, Stride, Rows, Pixels, Vectors>(
                                    b, rows, from, later, first, static_cast<int>(span) - last))
         continue;
@@ -357,10 +395,6 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
                                                              Inside{first, last - first}, outputs);
   }
 }
-
-// Whether tiles of two output rows pay, which share inputs: the registers must hold both rows and the
-// weights.
-inline constexpr bool kRowPair = simd::kRegisters >= 32;
 
 template <class S, class Load, int Pixels>
 WindowFunction<S> window_function_of(const Window<S>& b) {
@@ -376,31 +410,62 @@ WindowFunction<S> window_function_of(const Window<S>& b) {
   return dense ? window_rows<S, Load, 0, 1, 1, Pixels> : window_rows<S, Load, 0, 0, 1, Pixels>;
 }
 
-// Tiles of whole lines of channels, where a line has two vectors.
-template <class S, class Load>
-WindowFunction<S> line_function(const Window<S>& b) {
-  if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats && sizeof(S) == sizeof(compute_t<S>)) {
-    if (b.taps != 3 || b.spacing != 1) return nullptr;
-    if (b.stride == 1) return window_rows<S, Load, 3, 1, 1, kLinePixels, 2>;
-    if (b.stride == 2) return window_rows<S, Load, 3, 2, 1, kLinePixels, 2>;
+// Whether it is what add_square() computes.
+template <class S>
+bool square(const Window<S>& b) {
+  constexpr index_t L = kLanes<compute_t<S>>;
+  return b.taps == 3 && b.spacing == 1 && b.row_taps == b.taps && b.row_stride == b.stride &&
+         b.weight_step == L && b.weight_row == b.taps * L && b.weight_vector == b.row_taps * b.weight_row;
+}
+
+// Whether tiles of two output rows, which share inputs, pay where registers are few, by measurement: not for
+// rows of one tile, nor for results that go past the caches.
+template <class S>
+bool takes_pairs(const Window<S>& b) {
+  constexpr index_t kOneTile = 8;
+  return square(b) && b.columns > kOneTile && (b.stride == 2 || !b.stream);
+}
+
+template <class S, class Load, int Pixels>
+WindowFunction<S> pair_function(const Window<S>& b) {
+  if constexpr (simd::kManyRegisters) {
+    const bool pairs = b.spacing == 1 && b.stride == 1 && b.taps == 3 && b.row_stride <= b.row_taps;
+    return pairs ? window_rows<S, Load, 3, 1, 2, Pixels> : nullptr;
+  } else if constexpr (simd::kFused) {
+    constexpr int pixels = 4;  // the sums of two rows, six weights and an input fill the registers
+    if (!takes_pairs(b)) return nullptr;
+    if (b.stride == 1) return window_rows<S, Load, 3, 1, 2, pixels>;
+    if (b.stride == 2) return window_rows<S, Load, 3, 2, 2, pixels>;
   }
   return nullptr;
 }
 
+// Tiles of whole lines of channels, where a line has two vectors.
+template <class S, class Load>
+WindowFunctions<S> line_functions(const Window<S>& b) {
+  if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats && sizeof(S) == sizeof(compute_t<S>)) {
+    if (!square(b)) return {};
+    const bool pairs = takes_pairs(b);
+    if (b.stride == 1)
+      return {window_rows<S, Load, 3, 1, 1, kLinePixels, 2>,
+              pairs ? window_rows<S, Load, 3, 1, 2, kLinePixels / 2, 2> : nullptr};
+    if (b.stride == 2)
+      return {window_rows<S, Load, 3, 2, 1, kLinePixels, 2>,
+              pairs ? window_rows<S, Load, 3, 2, 2, kLinePixels / 2, 2> : nullptr};
+  }
+  return {};
+}
+
 template <class S, class Load, int Pixels>
 WindowFunctions<S> window_functions_of(const Window<S>& b) {
-  WindowFunction<S> pair = nullptr;
-  if constexpr (kRowPair)
-    if (b.spacing == 1 && b.stride == 1 && b.taps == 3 && b.row_stride <= b.row_taps)
-      pair = window_rows<S, Load, 3, 1, 2, Pixels>;
-  return {window_function_of<S, Load, Pixels>(b), pair};
+  return {window_function_of<S, Load, Pixels>(b), pair_function<S, Load, Pixels>(b)};
 }
 
 // `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8.
 template <class Load, class S>
 WindowFunctions<S> window_functions(const Window<S>& b, int pixels) {
   if (b.whole_lines)
-    if (const auto lines = line_function<S, Load>(b)) return {lines, nullptr};
+    if (const auto lines = line_functions<S, Load>(b); lines.one) return lines;
   switch (pixels) {
     case 4: return window_functions_of<S, Load, 4>(b);
     case 6: return window_functions_of<S, Load, 6>(b);

@@ -95,31 +95,35 @@ class Lines {
       simd::store(bias_ + v, bias && valid_ > v ? simd::load_n(bias + lane_ + v, valid_ - v) : -vec<T>{});
   }
 
-  // Weights: [kernel row][subrow][tap][line]. Whether all are finite, so that taps on zeros can be skipped.
+  // From the weights of one vector of channels to the next one's.
+  index_t weight_vector() const { return h_.taps * layout_.subrows * w_.taps * kLanes<T>; }
+
+  // Weights: [vector of channels][kernel row][subrow][tap][lane]. Whether all are finite, so that taps on
+  // zeros can be skipped.
   bool load_weights() const {
     T* to = weights_;
     for (index_t t = 0; t < h_.taps; ++t)
       for (index_t q = 0; q < layout_.subrows; ++q)
-        for (index_t k = 0; k < w_.taps; ++k, to += kL)
+        for (index_t k = 0; k < w_.taps; ++k, to += kLanes<T>)
           load_tap(h_.tap_start + h_.tap_step * t, q, w_.tap_start + w_.tap_step * k, to);
     vec<T> probe = {};
-    for (const T* w = weights_; w < to; w += kLanes<T>) probe += simd::load(w) * T(0);
+    for (const T *w = weights_, *end = w + kParts<T> * weight_vector(); w < end; w += kLanes<T>)
+      probe += simd::load(w) * T(0);
     return simd::all_zero<T>(probe);
   }
 
   void load_tap(index_t row, index_t q, index_t column, T* to) const {
     const index_t outputs = spec_.channels * spec_.multiplier;
     const S* tap = static_cast<const S*>(task_.operands.b) + (row * spec_.w.kernel + column) * outputs;
-    if (layout_.subrows == 1 && valid_ == kL) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kL; v += kLanes<T>) simd::store(to + v, simd::load(tap + lane_ + v));
-    } else if (layout_.subrows == 1) {
-      for (int v = 0; v < kL; v += kLanes<T>)
-        simd::store(to + v, valid_ > v ? simd::load_n(tap + lane_ + v, valid_ - v) : vec<T>{});
-    } else {
-      for (int l = 0; l < kL; ++l)
-        to[l] = l < valid_ ? simd::load_one(tap + (lane_ + l) * spec_.multiplier + q) : 0;
-    }
+    for (int v = 0; v < kL; v += kLanes<T>, to += weight_vector())
+      if (layout_.subrows == 1)
+        simd::store(to, valid_ >= v + kLanes<T> ? simd::load(tap + lane_ + v)
+                        : valid_ > v            ? simd::load_n(tap + lane_ + v, valid_ - v)
+                                                : vec<T>{});
+      else
+        for (int l = 0; l < kLanes<T>; ++l)
+          to[l] = v + l < valid_ ? simd::load_one(tap + (lane_ + v + l) * spec_.multiplier + q) : 0;
   }
 
   void describe() {
@@ -132,10 +136,12 @@ class Lines {
                .row_taps = h_.taps * layout_.subrows,
                .row_stride = h_.stride * layout_.subrows,
                .weights = weights_,
-               .weight_row = w_.taps * kL,
-               .weight_step = kL,
+               .weight_vector = weight_vector(),
+               .weight_row = w_.taps * kLanes<T>,
+               .weight_step = kLanes<T>,
                .out_step = kL,
                .out_row = columns_ * kL,
+               .columns = columns_,
                .channels = kL,
                .fetch_ahead = 0,
                .stream = false};

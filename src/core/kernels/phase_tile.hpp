@@ -74,11 +74,12 @@ template <class Shape, int Taps, int Pixels, class S, class In>
 DEPTHWISE_INLINE void phase_channels(const Window<S>& b, const WindowRows<S>& rows, S* out, index_t offset,
                                      index_t later, const In& inside, int kept) {
   using T = compute_t<S>;
-  for (index_t channel = 0; channel < b.channels; channel += kLanes<T>) {
+  const T* weights = b.weights + rows.begin * b.weight_row;
+  for (index_t channel = 0; channel < b.channels; channel += kLanes<T>, weights += b.weight_vector) {
     const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
     if (b.fetch_ahead > 0) fetch<1, Pixels>(b, rows, later + c);
     vec<T> acc[1][Shape::kResults] = {};
-    const T* w = b.weights + rows.begin * b.weight_row + c;
+    const T* w = weights;
     for (index_t t = rows.begin; t < rows.end; ++t, w += b.weight_row)
       spread_taps<Shape, Taps>(rows.table[t] + offset + c, b.pixel_step, w, b.weight_step, inside, acc[0]);
     write_phases<S, Shape::kResults, !In::kKnown>(b, acc, kept, out + c);

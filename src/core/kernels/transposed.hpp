@@ -69,22 +69,24 @@ class Transposed {
   index_t taps() const { return spec_.h.kernel * spec_.w.kernel; }
   int valid_in(index_t unit) const { return static_cast<int>(lesser(result_.channels - unit * kL, kL)); }
 
-  // Weights: [unit][tap][line]; lanes past the last channel are 0. Units go innermost: theirs are adjacent in
-  // the filter.
-  void pack_weights() const {
-    const S* tap = static_cast<const S*>(task_.operands.b) + task_.unit_begin * kL;
-    T* to = packed_;
-    for (index_t k = 0, n = taps(); k < n; ++k, tap += result_.channels, to += kL) {
-      const S* from = tap;
-      T* line = to;
-      for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit, from += kL, line += n * kL)
-        pack_tap(from, valid_in(unit), line);
-    }
-  }
+  // From the weights of one vector of channels to the next one's.
+  index_t weight_vector() const { return taps() * kLanes<T>; }
 
-  DEPTHWISE_INLINE void pack_tap(const S* from, int valid, T* to) const {
-    for (int v = 0; v < kL; v += kLanes<T>)
-      simd::store(to + v, valid > v ? simd::load_n(from + v, valid - v) : vec<T>{});
+  // Weights: [vector of channels][tap][lane]; lanes past the last channel are 0. Vectors go innermost: theirs
+  // are adjacent in the filter.
+  void pack_weights() const {
+    const index_t begin = task_.unit_begin * kL, end = task_.unit_end * kL;
+    const S* tap = static_cast<const S*>(task_.operands.b);
+    T* to = packed_;
+    for (index_t k = 0, n = taps(); k < n; ++k, tap += result_.channels, to += kLanes<T>) {
+      T* vector = to;
+      for (index_t lane = begin; lane < end; lane += kLanes<T>, vector += weight_vector()) {
+        const index_t valid = result_.channels - lane;
+        simd::store(vector, valid >= kLanes<T> ? simd::load(tap + lane)
+                            : valid > 0        ? simd::load_n(tap + lane, static_cast<int>(valid))
+                                               : vec<T>{});
+      }
+    }
   }
 
   // What depends on the unit: its weights, its bias, and where its planes are.
@@ -180,7 +182,8 @@ class Transposed {
   }
 
   Window<T> describe(const AxisClass& h, const AxisClass& w) const {
-    const index_t row = spec_.w.kernel * kL;
+    constexpr index_t step = kLanes<T>;
+    const index_t row = spec_.w.kernel * step;
     const Range inside = range_inside(w, 0, w.span(w.out_count));
     return {.taps = w.taps,
             .stride = w.stride,
@@ -190,11 +193,13 @@ class Transposed {
             .pixel_step = w.src_step * kL,
             .row_taps = h.taps,
             .row_stride = h.stride,
-            .weights = weights_ + h.tap_start * row + w.tap_start * kL,
+            .weights = weights_ + h.tap_start * row + w.tap_start * step,
+            .weight_vector = weight_vector(),
             .weight_row = h.tap_step * row,
-            .weight_step = w.tap_step * kL,
+            .weight_step = w.tap_step * step,
             .out_step = w.out_step * kL,
             .out_row = h.out_step * result_.width * kL,
+            .columns = w.out_count,
             .channels = (valid_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>,
             .fetch_ahead = 0,
             .stream = false};

@@ -15,9 +15,11 @@ template <class S>
 struct Window {
   index_t taps, stride, spacing, inside_begin, inside_end, pixel_step;
   index_t row_taps, row_stride;
-  const simd::compute_t<S>* weights;  // tap k of kernel row t at t*weight_row + k*weight_step
-  index_t weight_row, weight_step;
+  // Of vector v of channels, tap k of kernel row t is at v*weight_vector + t*weight_row + k*weight_step.
+  const simd::compute_t<S>* weights;
+  index_t weight_vector, weight_row, weight_step;
   index_t out_step, out_row;      // elements from an output column to the next, and from a row to the next
+  index_t columns;                // of the output
   index_t channels;               // at least one vector of them
   index_t fetch_ahead;            // how many tiles ahead of theirs rows are fetched; 0 for not at all
   bool stream;                    // write whole tiles past the caches
