@@ -277,14 +277,16 @@ bool fetching_pays(const Problem& p) {
          2 * image_bytes(p.spec) > 5 * caches().l2;
 }
 
-// Whether tiles of four pixels and whole lines pay where a line has two vectors, by measurement: where pixels
-// share so few sets of the first-level cache that a line under a wider tile is gone before its second part is
-// read; tiles of one row, which results beyond the caches take, are wider. Not under taps between which there
-// are others.
-bool line_tiles_pay(const Problem& p, index_t pixel, bool beyond, int vector_bytes) {
-  if (2 * vector_bytes != kLineBytes || p.h.taps != 3 || p.w.taps != 3 || p.w.spacing != 1) return false;
-  if (p.w.stride != 1 && p.w.stride != 2) return false;
-  const index_t distance = kWayBytes / (p.w.stride == 2 ? 16 : beyond ? 8 : 4);
+// Whether tiles of whole lines pay where a line has two vectors, by measurement: where pixels share so few
+// sets of the first-level cache that a line under a wider tile is gone before its second part is read; tiles
+// of one row, which results beyond the caches take, are wider. Not under taps between which there are others.
+bool line_tiles_pay(const Problem& p, int vector_bytes) {
+  const index_t element = compute_bytes(p.spec.dtype), pixel = p.channels * element;
+  const bool as_it_is = p.spec.multiplier == 1 && dtype_bytes(p.spec.dtype) == element;
+  if (2 * vector_bytes != kLineBytes || !as_it_is || pixel % kLineBytes != 0) return false;
+  const bool strides = p.w.stride == 1 || p.w.stride == 2;
+  if (p.h.taps != 3 || p.w.taps != 3 || p.w.spacing != 1 || !strides) return false;
+  const index_t distance = kWayBytes / (p.w.stride == 2 ? 16 : beyond_caches(p.spec) ? 8 : 4);
   return (pixel % distance) * (p.w.src_step % distance) % distance == 0;
 }
 
@@ -301,9 +303,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
   const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes,
              evicted = p.channels * stored % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes == 0;
-  const bool line_tiles = !phases && !copies && spec.multiplier == 1 && stored == element &&
-                          p.channels % line == 0 && line_tiles_pay(p, pixel, beyond, vector_bytes);
-  r.tile = direct_tile(p, r.units, line, phases, line_tiles);
+  r.tile = direct_tile(p, r.units, line, phases, !phases && !copies && line_tiles_pay(p, vector_bytes));
   if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
   // Where a task computes all phases, parts of lines would be written past the caches out of order. Pixels
@@ -334,9 +334,14 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   const index_t pixel = spec.channels * dtype_bytes(spec.dtype) * p.w.src_step;
   const bool evicted = pixel % (whole_lines ? kWayBytes : kWayBytes / 2) == 0 &&
                        p.w.out_count >= (whole_lines ? kMany : kLeastColumns);
-  Rule r = direct_rule(spec, vector_bytes, !evicted && takes_phases(spec), evicted);
+  // Under a stride of 2, tiles of one pixel and whole lines take less time than copies.
+  const bool one_pixel =
+                 evicted && pixel % kWayBytes != 0 && p.w.stride == 2 && line_tiles_pay(p, vector_bytes),
+             copies = evicted && !one_pixel;
+  Rule r = direct_rule(spec, vector_bytes, !evicted && takes_phases(spec), copies);
   r.applies = r.applies && spec.multiplier == 1;
-  if (r.applies && evicted) {
+  if (one_pixel) r.tile.pixels = 1;
+  if (r.applies && copies) {
     copy_rows(p, r);
     r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
     r.applies = r.scratch_bytes <= kMaxScratchBytes;

@@ -15,7 +15,7 @@ inline constexpr index_t kLineBytes = 64;
 // of it apart evict each other, and half or a quarter of it apart they have a half or a quarter of the cache.
 inline constexpr index_t kWayBytes = 4096;
 
-// Pixels of a tile of the direct kernel that takes all vectors of a line.
+// Pixels of a tile of the direct kernel that takes all vectors of a line, unless it is of one pixel.
 inline constexpr int kLinePixels = 4;
 
 // The shape of a kernel's work, chosen by the plan. A unit is a line of channels or an output plane.
@@ -30,7 +30,7 @@ struct Tile {
   bool stream = false;   // direct kernel, and planes: results go past the caches
   bool copies = false;   // direct kernel: rows are copied to where pixels do not evict each other
   bool phases = false;   // direct kernel: a task computes all classes of rows and columns
-  bool whole_lines = false;  // direct kernel: tiles of kLinePixels and of all vectors of a line
+  bool whole_lines = false;  // direct kernel: tiles of kLinePixels, or of one, and of all vectors of a line
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
   index_t channels = 1;  // separable kernel: channels of a unit
   FftAxis fft_h, fft_w;  // FFT kernels: the transforms of a tile

@@ -206,30 +206,34 @@ DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows
                          w + (second - b.row_stride) * b.weight_row, inside, 1, acc);
 }
 
-// Two output rows of a square kernel whose weights are adjacent, one source row after the other without a
+// Rows output rows of a square kernel whose weights are adjacent, one source row after the other without a
 // loop.
-template <int Taps, int Stride, int Vectors, int Pixels, class S, class Load, class In>
+template <int Taps, int Stride, int Vectors, int Rows, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
                                  const Load& load, const compute_t<S>* w, const In& inside,
-                                 vec<compute_t<S>> (&acc)[Vectors][2][Pixels]) {
+                                 vec<compute_t<S>> (&acc)[Vectors][Rows][Pixels]) {
   constexpr int L = kLanes<compute_t<S>>;
 #pragma GCC unroll 8
-  for (int t = 0; t < Stride + Taps; ++t) {
+  for (int t = 0; t < (Rows - 1) * Stride + Taps; ++t) {
     if (!In::kAllRows && (t < rows.begin || t >= rows.end)) continue;
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
       const S* const x = rows.table[t] + offset + v * L;
       const compute_t<S>* const above = w + (v * Taps + t) * Taps * L;
       const compute_t<S>* const below = above - Stride * Taps * L;
-      if (t < Stride)
+      if (Rows == 1 || t < Stride)
         add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {above}, L, inside, acc[v]);
-      else if (t < Taps)
-        add_taps<Taps, Stride, 2, Pixels>(x, b.pixel_step, load, {above, below}, L, inside, acc[v]);
-      else
+      else if (t >= Taps)
         add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {below}, L, inside, acc[v] + 1);
+      else if constexpr (Rows == 2)
+        add_taps<Taps, Stride, 2, Pixels>(x, b.pixel_step, load, {above, below}, L, inside, acc[v]);
     }
   }
 }
+
+// Which tiles add_square() computes: of two rows where registers are few, and of whole lines.
+template <int Rows, int Vectors>
+inline constexpr bool kStraight = !simd::kManyRegisters && (Rows > 1 || Vectors > 1);
 
 // Asks for what a tile at `offset` reads first: rows that no tile above it has read.
 template <int Rows, int Pixels, class S>
@@ -333,13 +337,13 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     if (b.fetch_ahead > 0 && channel % kLine<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Vectors][Rows][Pixels] = {};
     const T* const w = b.weights + vector * b.weight_vector;
-    if constexpr (Rows == 1)
+    if constexpr (kStraight<Rows, Vectors>)
+      add_square<Taps, Stride>(b, rows, offset, load, w, inside, acc);
+    else if constexpr (Rows == 1)
       add_rows<Taps, Stride>(b, rows.table, rows.begin, rows.end, offset, load, w + rows.begin * b.weight_row,
                              inside, 0, acc);
-    else if constexpr (simd::kManyRegisters)
-      add_row_pair<Taps, Stride>(b, rows, offset, load, w, inside, acc);
     else
-      add_square<Taps, Stride>(b, rows, offset, load, w, inside, acc);
+      add_row_pair<Taps, Stride>(b, rows, offset, load, w, inside, acc);
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v)
       write_tile<Rows, Pixels, !In::kKnown>(b, acc[v], outputs, c + v * kLanes<T>, out + c + v * kLanes<T>,
@@ -378,8 +382,8 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
     const index_t later = (column + b.fetch_ahead * Pixels) * b.stride * b.pixel_step;
     if (outputs == Pixels && first == 0 && last == span) {
-      if constexpr (Rows == 2 && !simd::kManyRegisters)
-        if (rows.begin == 0 && rows.end == Stride + Taps) {
+      if constexpr (kStraight<Rows, Vectors>)
+        if (rows.begin == 0 && rows.end == (Rows - 1) * Stride + Taps) {
           tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, WholeSquare{},
                                                                    outputs);
           continue;
@@ -410,7 +414,7 @@ WindowFunction<S> window_function_of(const Window<S>& b) {
   return dense ? window_rows<S, Load, 0, 1, 1, Pixels> : window_rows<S, Load, 0, 0, 1, Pixels>;
 }
 
-// Whether it is what add_square() computes.
+// Whether add_square() takes it.
 template <class S>
 bool square(const Window<S>& b) {
   constexpr index_t L = kLanes<compute_t<S>>;
@@ -442,9 +446,10 @@ WindowFunction<S> pair_function(const Window<S>& b) {
 
 // Tiles of whole lines of channels, where a line has two vectors.
 template <class S, class Load>
-WindowFunctions<S> line_functions(const Window<S>& b) {
+WindowFunctions<S> line_functions(const Window<S>& b, int pixels) {
   if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats && sizeof(S) == sizeof(compute_t<S>)) {
     if (!square(b)) return {};
+    if (b.stride == 2 && pixels == 1) return {window_rows<S, Load, 3, 2, 1, 1, 2>, nullptr};
     const bool pairs = takes_pairs(b);
     if (b.stride == 1)
       return {window_rows<S, Load, 3, 1, 1, kLinePixels, 2>,
@@ -461,11 +466,11 @@ WindowFunctions<S> window_functions_of(const Window<S>& b) {
   return {window_function_of<S, Load, Pixels>(b), pair_function<S, Load, Pixels>(b)};
 }
 
-// `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8.
+// `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8, or 1 of whole lines.
 template <class Load, class S>
 WindowFunctions<S> window_functions(const Window<S>& b, int pixels) {
   if (b.whole_lines)
-    if (const auto lines = line_functions<S, Load>(b); lines.one) return lines;
+    if (const auto lines = line_functions<S, Load>(b, pixels); lines.one) return lines;
   switch (pixels) {
     case 4: return window_functions_of<S, Load, 4>(b);
     case 6: return window_functions_of<S, Load, 6>(b);
