@@ -44,7 +44,7 @@ struct bf16 {
   std::uint16_t bits;
 };
 
-// Whether they hold the sums of large tiles and all their weights.
+// Whether the registers hold the sums of large tiles and all their weights.
 inline constexpr bool kManyRegisters = kRegisters >= 32;
 
 // Whether fma() is one instruction, which needs no register for the product.

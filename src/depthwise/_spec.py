@@ -268,6 +268,8 @@ def plain(name: str, value: Any, depth: int = 2) -> Any:
     kind = type(value)
     if kind is int or value is None:
         return value
+    if kind is tuple and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:
+        return value
     if (kind is tuple or kind is list) and tuple(map(type, value)) in _FEW_INTS:
         return tuple(value)
     if not _is_sequence(value):
