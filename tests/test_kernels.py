@@ -281,6 +281,32 @@ def test_pairs_of_rows_have_the_bits_of_the_generic_row(rng, kernel, channels, m
         assert same_bits(result, expected), spec
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize(
+    ("kernel", "channels", "multiplier"),
+    [("nhwc_direct", 20, 1), ("nhwc_direct", 64, 1), ("nhwc_direct_multiplier", 16, 2)],
+)
+def test_residues_of_columns_have_the_bits_of_the_generic_row(rng, kernel, channels, multiplier, isa, dtype):
+    """Dilated columns whose residues share a task, many of a few pixels and not, whatever the border."""
+    cases = itertools.product(
+        ((9, 2), (8, 5), (10, 19)), (1, 2), ("constant", "reflect"), (None, "relu"), (False, True)
+    )
+    for dilation, stride, border, activation, bad in cases:
+        keywords = {"dilation": dilation, "stride": stride, "border": border, "activation": activation}
+        image, filter_shape = (2, 23, 26, channels), (3, 3, channels, multiplier)
+        spec = _spec.general_spec(image, filter_shape, dtype, padding=(9, 7), **keywords)
+        x, filter = operands(rng, spec, "forward")
+        if bad:
+            filter[0, 2, channels // 2, 0] = np.inf
+        bias = random_array(rng, (channels * multiplier,), dtype) if activation else None
+        arguments = spec.native_arguments("forward", has_bias=bias is not None)
+        expected = _native.Plan(*arguments, GENERIC, isa).run(x, filter, bias, None, 1)
+        for threads in (1, 3):
+            result = _native.Plan(*arguments, kernel, isa).run(x, filter, bias, None, threads)
+            assert same_bits(result, expected), spec
+
+
 @pytest.mark.parametrize("op", ["forward", "grad_input"])
 @pytest.mark.parametrize("isa", _native.isas())
 def test_tasks_of_few_threads_have_the_bits_of_many(rng, op, isa):

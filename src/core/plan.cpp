@@ -90,7 +90,7 @@ void cut(Plan& plan) {
   plan.unit_blocks = ceil_div(r.units, r.tile.units);
   if (s.op == Op::grad_filter) return;
   plan.row_classes = r.whole ? 1 : class_count(s.op, s.h, r.rows);
-  plan.column_classes = r.whole ? 1 : class_count(s.op, s.w, r.columns);
+  plan.column_classes = r.whole || r.tile.all_columns ? 1 : class_count(s.op, s.w, r.columns);
   plan.row_blocks = ceil_div(class_size(s, s.h, r.rows), r.tile.rows);
   plan.column_blocks = ceil_div(class_size(s, s.w, r.columns), r.tile.columns);
 }
@@ -298,7 +298,8 @@ Task Plan::task(index_t index) const {
   t.column_end = std::min(t.column_begin + rule.tile.columns, t.w.out_count);
   if (patches && !rule.whole) {
     clip(t.h, patches->inner_rows, 1, t.row_begin, t.row_end);
-    clip(t.w, patches->inner_columns, rule.tile.pixels, t.column_begin, t.column_end);
+    if (!rule.tile.all_columns)
+      clip(t.w, patches->inner_columns, rule.tile.pixels, t.column_begin, t.column_end);
   }
   t.unit_begin = unit * rule.tile.units;
   t.unit_end = std::min(t.unit_begin + rule.tile.units, rule.units);

@@ -46,12 +46,12 @@ class Direct {
   void run() {
     if (!pack_weights()) return run_generic();
     if constexpr (kRepeats) find_repeats();
-    Part parts[depthwise::kMostPhases * depthwise::kMostPhases];
-    const int count = find_parts(parts);
     copied_ = h_.stride * task_.row_begin;
-    for (index_t u = task_.row_begin; u < task_.row_end; u += kRows)
-      for (int i = 0; i < count; ++i) run_rows(parts[i], u);
-    if (parts[0].window.stream) simd::stream_fence();
+    if (phases())
+      run_phases();
+    else
+      each_part([&](const AxisClass& h, const AxisClass& w) { run_part(part_of(h, w)); });
+    if (streams()) simd::stream_fence();
   }
 
  private:
@@ -134,28 +134,40 @@ class Direct {
   // Every pair of classes of rows and columns that the task computes.
   template <class Body>
   void each_part(const Body& body) const {
-    if (!phases()) return body(h_, w_);
-    const index_t rows = class_count(spec_.op, spec_.h, depthwise::Dilation::split),
-                  columns = class_count(spec_.op, spec_.w, depthwise::Dilation::split);
+    const bool several = phases() || task_.tile->all_columns;
+    if (!several) return body(h_, w_);
+    constexpr auto split = depthwise::Dilation::split;
+    const index_t rows = phases() ? class_count(spec_.op, spec_.h, split) : 1,
+                  columns = class_count(spec_.op, spec_.w, split);
     for (index_t r = 0; r < rows; ++r)
       for (index_t c = 0; c < columns; ++c)
-        body(axis_class(spec_.op, spec_.h, depthwise::Dilation::split, r),
-             axis_class(spec_.op, spec_.w, depthwise::Dilation::split, c));
+        body(phases() ? axis_class(spec_.op, spec_.h, split, r) : h_,
+             axis_class(spec_.op, spec_.w, split, c));
   }
 
-  int find_parts(Part* parts) const {
+  // All rows of one part.
+  void run_part(const Part& part) {
+    for (index_t u = task_.row_begin; u < task_.row_end; u += kRows) run_rows(part, u);
+  }
+
+  // All parts, a few rows at a time: results are written in the order of memory.
+  void run_phases() {
+    Part parts[depthwise::kMostPhases * depthwise::kMostPhases];
     int count = 0;
     each_part([&](const AxisClass& h, const AxisClass& w) {
       Part& part = parts[count];
-      if (phases() && find_rows_of_phases(h, part)) {
+      if (find_rows_of_phases(h, part))
         count += w.out_start == 0;  // which stands for the others, too
-        return;
-      }
-      const Window<S> window = describe(h, w);
-      part = {h, w, 1, window, loops(window)};
-      ++count;
+      else
+        part = part_of(h, w), ++count;
     });
-    return count;
+    for (index_t u = task_.row_begin; u < task_.row_end; u += kRows)
+      for (int i = 0; i < count; ++i) run_rows(parts[i], u);
+  }
+
+  Part part_of(const AxisClass& h, const AxisClass& w) const {
+    const Window<S> window = describe(h, w);
+    return {h, w, 1, window, loops(window)};
   }
 
   // The part that computes all column phases together, if there are loops for them.
