@@ -136,10 +136,10 @@ bool run_all(Call& call, const Loop& poll, int threads) {
   return !call.sums || loop(run_patch_reduction, plan.patches->channel_blocks, 1);
 }
 
-bool execute_plan(const Plan& any, const Operands& operands, int threads, bool (*poll)(void*),
+bool execute_plan(const Plan& given, const Operands& operands, int threads, bool (*poll)(void*),
                   void* poll_context) {
-  const int used = any.threads(threads > 0 ? threads : current_threads());
-  const Plan& plan = any.for_threads(used);
+  const int used = given.threads(threads > 0 ? threads : current_threads());
+  const Plan& plan = given.for_threads(used);
   t_last_run = {kernel_info(plan.kernel).name, plan.isa->name, used};
   const index_t sum_bytes = plan.patches ? plan.patches->partial_bytes() : plan.partial_bytes();
   const Buffer sums = sum_bytes > 0 ? allocate(sum_bytes) : Buffer();

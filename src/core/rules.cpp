@@ -211,14 +211,12 @@ index_t most_units(const Problem& p, bool phases) {
 }
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
-// rows under a tile, or the weights, would leave the second-level cache, or tasks are too few.
-Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases, bool all_columns,
-                 bool line_tiles) {
+// rows under a tile, or the weights, would leave the second-level cache, or tasks are too few. `t` says what
+// tiles and tasks are of; all columns are only where tasks are enough.
+Tile direct_tile(const Problem& p, index_t units, index_t line, Tile t) {
   constexpr index_t kLeastLines = 8, kLeastRows = 8, kEnoughTasks = 8;
   const Spec& s = p.spec;
-  const index_t taps = packed_taps(p, phases);
-  Tile t;
-  t.phases = phases;
+  const index_t taps = packed_taps(p, t.phases);
   t.columns = p.w.out_count;
   const auto bytes = [&](const Tile& tile) {
     const index_t lines = ceil_div(units, s.multiplier);
@@ -226,19 +224,19 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, bool phases, boo
   };
   fit_columns(t, caches().l2, 64, bytes);
   t.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, t.columns));
-  t.whole_lines = line_tiles;
-  t.pixels = line_tiles ? kLinePixels : choose_pixels(t.columns);
+  t.pixels = t.whole_lines ? kLinePixels : choose_pixels(t.columns);
   if (t.columns < p.w.out_count) t.columns = ceil_div(t.columns, t.pixels) * t.pixels;
   const index_t row_classes = class_count(s.op, s.h, Dilation::split),
                 column_classes = class_count(s.op, s.w, Dilation::split);
-  t.all_columns = all_columns && column_classes > 1 && row_classes * s.batch >= kEnoughTasks;
-  const index_t classes = phases ? 1 : t.all_columns ? row_classes : row_classes * column_classes;
+  t.all_columns = t.all_columns && column_classes > 1 && row_classes * s.batch >= kEnoughTasks;
+  const index_t classes = t.phases ? 1 : t.all_columns ? row_classes : row_classes * column_classes;
   const index_t blocks = ceil_div(p.w.out_count, t.columns) * s.batch * classes;
   t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks,
                        (t.all_columns ? s.w.out : t.columns) * units * line * taps);
   if (t.rows < p.h.out_count) t.rows += t.rows & 1;  // tiles take pairs
   const index_t wanted = ceil_div(kEnoughTasks, blocks * ceil_div(p.h.out_count, t.rows));
-  t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most_units(p, phases));
+  t.units =
+      std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most_units(p, t.phases));
   t.units = ceil_div(units, ceil_div(units, t.units));
   // The last block holds a whole vector, too.
   while (p.channels % line != 0 && units > t.units && (units - 1) % t.units == 0) ++t.units;
@@ -307,10 +305,12 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
   const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes,
              evicted = p.channels * stored % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes == 0;
+  Tile kind;
+  kind.phases = phases;
   // Classes of columns share their weights: where a task has all of them, these are packed once.
-  const bool all_columns = !phases && !copies && spec.op == Op::forward;
-  r.tile = direct_tile(p, r.units, line, phases, all_columns,
-                       !phases && !copies && line_tiles_pay(p, vector_bytes));
+  kind.all_columns = !phases && !copies && spec.op == Op::forward;
+  kind.whole_lines = !phases && !copies && line_tiles_pay(p, vector_bytes);
+  r.tile = direct_tile(p, r.units, line, kind);
   if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
     r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
   // Where a task computes all phases, parts of lines would be written past the caches out of order. Pixels

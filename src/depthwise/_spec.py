@@ -33,7 +33,8 @@ _LARGEST_INT = 2**62
 _LARGEST_PADDED = 2**36
 # No argument has more entries than this; a longer one is refused before it is read.
 _LONGEST = 32
-_FEW_INTS = frozenset((int,) * n for n in range(1, 5))
+# A sequence of up to as many plain integers is passed at once.
+_FEW = 4
 
 Op = Literal["forward", "grad_input", "grad_filter"]
 T = TypeVar("T")
@@ -268,10 +269,12 @@ def plain(name: str, value: Any, depth: int = 2) -> Any:
     kind = type(value)
     if kind is int or value is None:
         return value
-    if kind is tuple and len(value) == 2 and type(value[0]) is int and type(value[1]) is int:
-        return value
-    if (kind is tuple or kind is list) and tuple(map(type, value)) in _FEW_INTS:
-        return tuple(value)
+    if (kind is tuple or kind is list) and 0 < len(value) <= _FEW:
+        for item in value:
+            if type(item) is not int:
+                break
+        else:
+            return tuple(value)
     if not _is_sequence(value):
         return integer(
             name, value, expected="an integer" if depth < 2 else "an integer or a sequence of integers"

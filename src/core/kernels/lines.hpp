@@ -118,9 +118,7 @@ class Lines {
 #pragma GCC unroll 8
     for (int v = 0; v < kL; v += kLanes<T>, to += weight_vector())
       if (layout_.subrows == 1)
-        simd::store(to, valid_ >= v + kLanes<T> ? simd::load(tap + lane_ + v)
-                        : valid_ > v            ? simd::load_n(tap + lane_ + v, valid_ - v)
-                                                : vec<T>{});
+        simd::store(to, valid_ > v ? simd::load_n(tap + lane_ + v, valid_ - v) : vec<T>{});
       else
         for (int l = 0; l < kLanes<T>; ++l)
           to[l] = v + l < valid_ ? simd::load_one(tap + (lane_ + v + l) * spec_.multiplier + q) : 0;

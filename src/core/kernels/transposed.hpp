@@ -81,10 +81,8 @@ class Transposed {
     for (index_t k = 0, n = taps(); k < n; ++k, tap += result_.channels, to += kLanes<T>) {
       T* vector = to;
       for (index_t lane = begin; lane < end; lane += kLanes<T>, vector += weight_vector()) {
-        const index_t valid = result_.channels - lane;
-        simd::store(vector, valid >= kLanes<T> ? simd::load(tap + lane)
-                            : valid > 0        ? simd::load_n(tap + lane, static_cast<int>(valid))
-                                               : vec<T>{});
+        const int valid = static_cast<int>(lesser(result_.channels - lane, kLanes<T>));
+        simd::store(vector, valid > 0 ? simd::load_n(tap + lane, valid) : vec<T>{});
       }
     }
   }
