@@ -407,6 +407,94 @@ def test_more_argument_combinations_than_are_remembered():
         assert depthwise.conv2d(x[:, :1, :1], filter, padding=((0, 0), (0, pad))).shape == (1, 1, 1 + pad, 1)
 
 
+class TestCallsMadeBefore:
+    """A call like an earlier one takes a short way through; what it returns and refuses is the same."""
+
+    @pytest.mark.parametrize(
+        ("wrong", "error", "message"),
+        [
+            ({"bias": np.zeros(7, np.float32)}, ValueError, "bias must have shape"),
+            ({"bias": np.zeros(8)}, ValueError, "bias must have dtype float32"),
+            ({"bias": np.ma.zeros(8, np.float32)}, TypeError, "bias must not be a masked array"),
+            ({"bias": [0.0] * 8}, TypeError, "bias must be"),
+            ({"bias": None, "out": np.zeros((2, 6, 5, 7), np.float32)}, ValueError, "out must have shape"),
+            ({"out": np.zeros((2, 6, 5, 8))}, ValueError, "out must have dtype"),
+            ({"out": np.broadcast_to(np.float32(0), (2, 6, 5, 8))}, ValueError, "out must be writeable"),
+            ({"out": np.ma.zeros((2, 6, 5, 8), np.float32)}, TypeError, "out must be a NumPy array"),
+            ({"num_threads": True}, TypeError, "num_threads"),
+            ({"num_threads": 0}, ValueError, "num_threads"),
+            ({"dtype": "float64"}, ValueError, "dtype must be"),
+            ({"layout": "NCHW"}, ValueError, "filter must"),
+        ],
+    )
+    def test_complain_alike(self, arrays, wrong, error, message):
+        good = {"bias": np.zeros(8, np.float32), "num_threads": 1}
+        for _ in range(3):
+            depthwise.conv2d(*arrays, **good)
+            depthwise.conv2d(*arrays, num_threads=1)
+            with pytest.raises(error, match=message):
+                depthwise.conv2d(*arrays, **good | wrong)
+
+    def test_take_out_and_bias_of_any_memory(self, arrays, rng):
+        bias = random_array(rng, (8,), "float32")
+        expected = depthwise.conv2d(*arrays, bias=bias)
+        apart, swapped = np.empty((2, 6, 5, 16), np.float32)[..., ::2], np.repeat(bias, 2)[::2]
+        for out in (None, np.empty_like(expected), apart):
+            for values in (bias, swapped, bias.astype(">f4")):
+                result = depthwise.conv2d(*arrays, bias=values, out=out)
+                assert out is None or result is out
+                assert same_bits(np.ascontiguousarray(result), expected)
+
+    def test_refuse_an_out_that_is_the_input(self, rng):
+        x, filter = random_array(rng, (1, 4, 4, 2), "float32"), np.ones((3, 3, 2, 1), np.float32)
+        depthwise.conv2d(x, filter)
+        with pytest.raises(ValueError, match="out must not overlap"):
+            depthwise.conv2d(x, filter, out=x)
+
+    def test_are_told_apart(self, rng):
+        """More calls than are remembered, each made again between others."""
+        filter = random_array(rng, (3, 3, 1, 1), "float32")
+        images = [random_array(rng, (1, 1 + i % 20, 1 + i // 20, 1), "float32") for i in range(400)]
+        settings = [{"stride": (1, 2)}, {"stride": (2, 1)}, {"padding": 1, "border": "edge"}, {}]
+
+        def results():
+            return [depthwise.conv2d(x, filter, **settings[i % 4]) for i, x in enumerate(images)]
+
+        for i, (x, first, second) in enumerate(zip(images, results(), results(), strict=True)):
+            assert_forward(first, x, filter, **settings[i % 4])
+            assert first.shape == second.shape
+            assert same_bits(first, second)
+
+    @pytest.mark.parametrize(
+        "strides", [[1, 2, 2, 1], (1, 2, 2, 1), np.array([1, 2, 2, 1]), [1, np.int64(2), 2, 1]]
+    )
+    def test_with_arguments_of_any_kind(self, arrays, strides):
+        expected = depthwise.conv2d(*arrays, stride=2)
+        for _ in range(2):
+            assert same_bits(depthwise.depthwise_conv2d(*arrays, strides, "SAME"), expected)
+
+    def test_never_of_what_contains_itself(self, arrays):
+        endless = []
+        endless.append(endless)
+        for _ in range(2):
+            with pytest.raises(TypeError, match="stride"):
+                depthwise.conv2d(*arrays, stride=endless)
+
+    def test_of_gradients(self, arrays, rng):
+        x, filter = arrays
+        grad = random_array(rng, (2, 6, 5, 8), "float32")
+        calls = (
+            lambda: depthwise.conv2d_grad_input(x.shape, filter, grad),
+            lambda: depthwise.conv2d_grad_filter(x, filter.shape, grad),
+            lambda: depthwise.depthwise_conv2d_backprop_input(list(x.shape), filter, grad, ONES, "SAME"),
+            lambda: depthwise.depthwise_conv2d_backprop_filter(x, list(filter.shape), grad, ONES, "SAME"),
+        )
+        for call in calls:
+            assert same_bits(call(), call())
+        with pytest.raises(ValueError, match="grad must have shape"):
+            depthwise.conv2d_grad_input((2, 6, 6, 4), filter, grad)
+
+
 def test_errors_in_one_thread_do_not_disturb_others(arrays):
     x, filter = arrays
     expected, wrong = depthwise.conv2d(x, filter), []

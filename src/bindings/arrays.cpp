@@ -100,6 +100,17 @@ bool Input::overlaps(PyObject* other) const {
   return a.begin < b.end && b.begin < a.end;
 }
 
+ArrayKind array_kind(PyObject* object) {
+  ArrayKind kind{-1, -1, {}};
+  if (!PyArray_CheckExact(object)) return kind;
+  PyArrayObject* const array = as_array(object);
+  const int ndim = PyArray_NDIM(array);
+  if (ndim > static_cast<int>(kind.shape.size())) return kind;
+  kind.type_number = PyArray_TYPE(array), kind.ndim = ndim;
+  for (int i = 0; i < ndim; ++i) kind.shape[i] = PyArray_DIM(array, i);
+  return kind;
+}
+
 PyObject* output(PyObject* out, Element element, const Shape& shape) {
   if (out == Py_None) {
     npy_intp dims[4] = {shape[0], shape[1], shape[2], shape[3]};

@@ -30,6 +30,14 @@ class Input {
   const char* name_;
 };
 
+// What tells apart arrays that the same plan can take from others; `ndim` is -1 for anything but a plain
+// numpy.ndarray of at most as many axes as there is room for.
+struct ArrayKind {
+  int type_number, ndim;
+  Shape shape;
+};
+ArrayKind array_kind(PyObject* array);
+
 // The given array, checked to be writable and in C order, or a new one for None. Returns a new reference.
 PyObject* output(PyObject* out, Element element, const Shape& shape);
 void* output_data(PyObject* array);

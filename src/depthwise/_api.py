@@ -8,6 +8,7 @@ from numpy import ndarray
 
 from . import _plan, _spec
 from ._dispatch import as_plain_array, leave_as_is, redirect
+from ._native import Calls
 from ._operations import dtype_name, general_operation, numpy_dtype, tensorflow_operation
 from ._spec import plain, plain_padding, word
 
@@ -15,6 +16,15 @@ from ._spec import plain, plain_padding, word
 Array = Any
 IntPair = int | tuple[int, int]
 Padding = str | int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
+
+# The plans that the calls of each function came to: a call whose arguments are like an earlier one's goes
+# there at once, and the rest of the function is for all others.
+_DEPTHWISE_CONV2D = Calls()
+_DEPTHWISE_CONV2D_BACKPROP_INPUT = Calls()
+_DEPTHWISE_CONV2D_BACKPROP_FILTER = Calls()
+_CONV2D = Calls()
+_CONV2D_GRAD_INPUT = Calls()
+_CONV2D_GRAD_FILTER = Calls()
 
 
 @leave_as_is
@@ -77,6 +87,10 @@ def depthwise_conv2d(
     """
     if type(input) is not ndarray or type(filter) is not ndarray:
         return redirect(depthwise_conv2d, locals(), "input", "filter")
+    given = strides, padding, data_format, dilations
+    result = _DEPTHWISE_CONV2D.recall(input, filter, None, None, given)
+    if result is not None:
+        return result
     operation = tensorflow_operation(
         "forward",
         input.shape,
@@ -88,7 +102,7 @@ def depthwise_conv2d(
         word("data_format", data_format),
         plain("dilations", dilations),
     )
-    return operation.run(input, filter)
+    return operation.run_and_remember(_DEPTHWISE_CONV2D, given, input, filter)
 
 
 @leave_as_is
@@ -135,6 +149,10 @@ def depthwise_conv2d_backprop_input(
     """
     if type(filter) is not ndarray or type(out_backprop) is not ndarray:
         return redirect(depthwise_conv2d_backprop_input, locals(), "filter", "out_backprop")
+    given = input_sizes, strides, padding, data_format, dilations
+    result = _DEPTHWISE_CONV2D_BACKPROP_INPUT.recall(out_backprop, filter, None, None, given)
+    if result is not None:
+        return result
     operation = tensorflow_operation(
         "grad_input",
         plain("input_sizes", input_sizes),
@@ -146,7 +164,7 @@ def depthwise_conv2d_backprop_input(
         word("data_format", data_format),
         plain("dilations", dilations),
     )
-    return operation.run(out_backprop, filter)
+    return operation.run_and_remember(_DEPTHWISE_CONV2D_BACKPROP_INPUT, given, out_backprop, filter)
 
 
 @leave_as_is
@@ -193,6 +211,10 @@ def depthwise_conv2d_backprop_filter(
     """
     if type(input) is not ndarray or type(out_backprop) is not ndarray:
         return redirect(depthwise_conv2d_backprop_filter, locals(), "input", "out_backprop")
+    given = filter_sizes, strides, padding, data_format, dilations
+    result = _DEPTHWISE_CONV2D_BACKPROP_FILTER.recall(input, out_backprop, None, None, given)
+    if result is not None:
+        return result
     operation = tensorflow_operation(
         "grad_filter",
         input.shape,
@@ -204,7 +226,7 @@ def depthwise_conv2d_backprop_filter(
         word("data_format", data_format),
         plain("dilations", dilations),
     )
-    return operation.run(input, out_backprop)
+    return operation.run_and_remember(_DEPTHWISE_CONV2D_BACKPROP_FILTER, given, input, out_backprop)
 
 
 @leave_as_is
@@ -292,6 +314,10 @@ def conv2d(
     """
     if type(x) is not ndarray or type(filter) is not ndarray:
         return redirect(conv2d, locals(), "x", "filter", optional="bias")
+    given = stride, padding, dilation, layout, border, activation, dtype, algorithm, num_threads
+    result = _CONV2D.recall(x, filter, bias, out, given)
+    if result is not None:
+        return result
     operation = general_operation(
         "forward",
         x.shape,
@@ -309,7 +335,7 @@ def conv2d(
         word("algorithm", algorithm),
     )
     plain_bias = None if bias is None else as_plain_array("bias", bias)
-    return operation.run(x, filter, plain_bias, out, num_threads)
+    return operation.run_and_remember(_CONV2D, given, x, filter, plain_bias, out, num_threads)
 
 
 @leave_as_is
@@ -366,6 +392,10 @@ def conv2d_grad_input(
     """
     if type(filter) is not ndarray or type(grad) is not ndarray:
         return redirect(conv2d_grad_input, locals(), "filter", "grad")
+    given = x_shape, stride, padding, dilation, layout, border, activation, dtype, algorithm, num_threads
+    result = _CONV2D_GRAD_INPUT.recall(grad, filter, bias, out, given)
+    if result is not None:
+        return result
     operation = general_operation(
         "grad_input",
         plain("x_shape", x_shape),
@@ -382,7 +412,7 @@ def conv2d_grad_input(
         dtype_name(dtype),
         word("algorithm", algorithm),
     )
-    return operation.run(grad, filter, None, out, num_threads)
+    return operation.run_and_remember(_CONV2D_GRAD_INPUT, given, grad, filter, None, out, num_threads)
 
 
 @leave_as_is
@@ -439,6 +469,10 @@ def conv2d_grad_filter(
     """
     if type(x) is not ndarray or type(grad) is not ndarray:
         return redirect(conv2d_grad_filter, locals(), "x", "grad")
+    given = filter_shape, stride, padding, dilation, layout, border, activation, dtype, algorithm, num_threads
+    result = _CONV2D_GRAD_FILTER.recall(x, grad, bias, out, given)
+    if result is not None:
+        return result
     operation = general_operation(
         "grad_filter",
         x.shape,
@@ -455,7 +489,7 @@ def conv2d_grad_filter(
         dtype_name(dtype),
         word("algorithm", algorithm),
     )
-    return operation.run(x, grad, None, out, num_threads)
+    return operation.run_and_remember(_CONV2D_GRAD_FILTER, given, x, grad, None, out, num_threads)
 
 
 def plan(

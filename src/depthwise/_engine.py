@@ -33,6 +33,7 @@ class Operation:
         "_compute",
         "_four_d",
         "_is_folded",
+        "_is_four_d",
         "at_addresses",
         "dtype",
         "filter_dtype",
@@ -55,10 +56,10 @@ class Operation:
         self._four_d = spec.channels_as_batch() if self._is_folded else spec.four_dimensional()
         self.native = _native.Plan(*self._four_d.native_arguments(op, has_bias), None, None)
         self.prepared_bytes = self.native.prepared_bytes
-        is_four_d = self._four_d == spec
-        self._compute = self.native.run if is_four_d else self._run_on_views
+        self._is_four_d = self._four_d == spec
+        self._compute = self.native.run if self._is_four_d else self._run_on_views
         sizes = *spec.input_shape, *spec.filter_shape, *spec.output_shape
-        self.at_addresses = self.native.run_at if is_four_d and 0 not in sizes else None
+        self.at_addresses = self.native.run_at if self._is_four_d and 0 not in sizes else None
 
     @property
     def depends_on_filter(self) -> bool:
@@ -77,6 +78,23 @@ class Operation:
         """The result, in a new array or in `out`, after checking what the shapes do not tell."""
         threads = 0 if num_threads is None else _config.thread_limit("num_threads", num_threads)
         return self.execute(a, b, None if bias is None else self.checked_bias(bias), out, threads)
+
+    def run_and_remember(
+        self,
+        calls: _native.Calls,
+        settings: tuple[Any, ...],
+        a: Array,
+        b: Array,
+        bias: Array | None = None,
+        out: Array | None = None,
+        num_threads: Any = None,
+    ) -> Any:
+        """`run`, after which `calls` recalls it for equal settings, which tell of the threads, too."""
+        threads = 0 if num_threads is None else _config.thread_limit("num_threads", num_threads)
+        result = self.run_checked(a, b, bias, out, threads)
+        if self._is_four_d:
+            calls.remember(self.native, threads, a, b, bias, settings)
+        return result
 
     def run_checked(self, a: Array, b: Array, bias: Array | None, out: Array | None, threads: int) -> Any:
         """`run` with a number of threads that is known to be within bounds; 0 is the default."""

@@ -36,6 +36,19 @@ class Plan:
 
     def describe(self, num_threads: int = 0) -> dict[str, Any]: ...
 
+class Calls:
+    """Calls of one function that were made before."""
+
+    def __init__(self) -> None: ...
+
+    def recall(self, a: object, b: object, bias: object | None, out: object | None, settings: object) -> Any:
+        """What a call like a remembered one returns, or None."""
+
+    def remember(self, plan: object, threads: int, a: object, b: object, bias: object | None, settings: object) -> None:
+        """
+        Calls on arrays of these shapes and dtypes, with these settings, run this plan.
+        """
+
 def kernels() -> list[dict[str, Any]]:
     """The registry's rows, in order of priority."""
 
