@@ -61,6 +61,43 @@ def can_measure():
 measured = pytest.mark.skipif(not can_measure(), reason="the kernel does not tell peak memory")
 
 
+def test_the_memory_of_a_large_result_serves_the_next_once_nothing_refers_to_it():
+    x, filter = np.ones((1, 3000, 1000, 3), np.float32), np.full((1, 1, 3, 1), 2, np.float32)
+
+    def address(array):
+        return array.__array_interface__["data"][0]
+
+    first = depthwise.conv2d(x, filter)
+    second = depthwise.conv2d(x, filter * 2)
+    assert not np.shares_memory(first, second)
+    corner = first[0, :1, :1]
+    free = address(first)
+    del first
+    third = depthwise.conv2d(x, filter * 3)
+    assert corner.tolist() == [[[2, 2, 2]]]
+    del corner
+    fourth = depthwise.conv2d(x[:, :2950], filter * 4)
+    assert address(fourth) == free
+    for result, value in ((second, 4), (third, 6), (fourth, 8)):
+        assert result.min() == result.max() == value
+
+
+@measured
+def test_memory_of_results_that_are_gone_is_bounded():
+    found = peaks(
+        """
+        filter = np.ones((1, 1, 16, 1), np.float32)
+        x = np.ones((1, 1024, 1024, 16), np.float32)
+        depthwise.conv2d(x[:, :8], filter)
+        before = resident("VmRSS")
+        for rows in (520, 1024, 600, 1000, 640, 560):
+            depthwise.conv2d(x[:, :rows], filter)
+        found["kept"] = resident("VmRSS") - before
+        """
+    )
+    assert found["kept"] <= 64 * MIB + ALLOWANCE
+
+
 @measured
 @pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
 def test_a_large_image_needs_only_scratch(layout):

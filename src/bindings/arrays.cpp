@@ -4,6 +4,9 @@
 #include <numpy/arrayobject.h>
 
 #include <stdexcept>
+#include <utility>
+
+#include "result_memory.hpp"
 
 namespace nb = nanobind;
 
@@ -52,6 +55,31 @@ Extent extent(PyArrayObject* array) {
   return {low, high + PyArray_ITEMSIZE(array)};
 }
 
+// What keeps a large result's memory until the array, and all views of it, are gone.
+PyObject* capsule_of(ResultMemory memory) {
+  PyObject* const capsule = PyCapsule_New(memory.data, nullptr, [](PyObject* self) {
+    return_memory(
+        {PyCapsule_GetPointer(self, nullptr), reinterpret_cast<std::size_t>(PyCapsule_GetContext(self))});
+  });
+  if (capsule && PyCapsule_SetContext(capsule, reinterpret_cast<void*>(memory.bytes)) == 0) return capsule;
+  capsule ? Py_DECREF(capsule) : return_memory(memory);
+  return nullptr;
+}
+
+// Who owns memory of at least so many bytes, and where in it a cache line begins.
+std::pair<PyObject*, char*> aligned_memory(npy_intp bytes) {
+  if (static_cast<std::size_t>(bytes) > kLeastKept) {
+    const ResultMemory memory = take_memory(bytes);
+    if (!memory.data) return {PyErr_NoMemory(), nullptr};
+    return {capsule_of(memory), static_cast<char*>(memory.data)};
+  }
+  npy_intp padded = bytes + kLineBytes - 1;
+  PyObject* const owner = PyArray_SimpleNew(1, &padded, NPY_UINT8);
+  if (!owner) return {nullptr, nullptr};
+  char* const data = PyArray_BYTES(as_array(owner));
+  return {owner, data + -reinterpret_cast<std::uintptr_t>(data) % kLineBytes};
+}
+
 // A new array; a large one begins at a cache line, since vectors that straddle lines are slow to store, and
 // only aligned ones can be written past the caches. NumPy's own arrays begin anywhere.
 PyObject* new_array(int type_number, npy_intp* dims) {
@@ -60,15 +88,12 @@ PyObject* new_array(int type_number, npy_intp* dims) {
   npy_intp bytes = PyDataType_ELSIZE(type);
   for (int i = 0; i < 4; ++i) bytes *= dims[i];
   if (bytes < kLarge) return PyArray_NewFromDescr(&PyArray_Type, type, 4, dims, nullptr, nullptr, 0, nullptr);
-  npy_intp padded = bytes + kLineBytes - 1;
-  PyObject* const memory = PyArray_SimpleNew(1, &padded, NPY_UINT8);
-  if (!memory) return Py_DECREF(type), nullptr;
-  char* const data = PyArray_BYTES(as_array(memory));
-  char* const aligned = data + -reinterpret_cast<std::uintptr_t>(data) % kLineBytes;
+  const auto [owner, data] = aligned_memory(bytes);
+  if (!owner) return Py_DECREF(type), nullptr;
   PyObject* const array =
-      PyArray_NewFromDescr(&PyArray_Type, type, 4, dims, nullptr, aligned, NPY_ARRAY_CARRAY, nullptr);
-  if (!array) return Py_DECREF(memory), nullptr;
-  if (PyArray_SetBaseObject(as_array(array), memory) < 0) return Py_DECREF(array), nullptr;  // takes `memory`
+      PyArray_NewFromDescr(&PyArray_Type, type, 4, dims, nullptr, data, NPY_ARRAY_CARRAY, nullptr);
+  if (!array) return Py_DECREF(owner), nullptr;
+  if (PyArray_SetBaseObject(as_array(array), owner) < 0) return Py_DECREF(array), nullptr;  // takes `owner`
   return array;
 }
 
