@@ -309,6 +309,27 @@ def test_residues_of_columns_have_the_bits_of_the_generic_row(rng, kernel, chann
 
 @pytest.mark.parametrize("op", ["forward", "grad_input"])
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_classes_of_rows_of_planes_have_the_bits_of_the_generic_row(rng, op, isa, dtype):
+    """Dilated rows whose classes share a task, of as many rows and not, whatever the border."""
+    cases = itertools.product(
+        ((2, 2), (3, 1), (25, 2)), (1, 2), ("constant", "reflect"), (3, 5), (False, True)
+    )
+    for dilation, stride, border, taps, bad in cases:
+        keywords = {"dilation": dilation, "stride": stride, "border": border, "layout": "NCHW"}
+        image, filter_shape = (2, 19, 23, 26), (taps, taps, 19, 1)
+        spec = _spec.general_spec(image, filter_shape, dtype, padding=(50, 7), **keywords)
+        a, b = operands(rng, spec, op)
+        if bad:
+            b[0, 2, 11, 0] = np.inf
+        expected = plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)
+        for threads in (1, 3):
+            result = plan(spec, op, "nchw_planes", isa).run(a, b, None, None, threads)
+            assert same_bits(result, expected), spec
+
+
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+@pytest.mark.parametrize("isa", _native.isas())
 def test_tasks_of_few_threads_have_the_bits_of_many(rng, op, isa):
     """One thread takes all channels at once; more threads than such tasks share them out."""
     for height, channels, stride in itertools.product((5, 19), (200, 203), (1, 2)):

@@ -89,7 +89,7 @@ void cut(Plan& plan) {
   const Rule& r = plan.rule;
   plan.unit_blocks = ceil_div(r.units, r.tile.units);
   if (s.op == Op::grad_filter) return;
-  plan.row_classes = r.whole ? 1 : class_count(s.op, s.h, r.rows);
+  plan.row_classes = r.whole || r.tile.all_rows ? 1 : class_count(s.op, s.h, r.rows);
   plan.column_classes = r.whole || r.tile.all_columns ? 1 : class_count(s.op, s.w, r.columns);
   plan.row_blocks = ceil_div(class_size(s, s.h, r.rows), r.tile.rows);
   plan.column_blocks = ceil_div(class_size(s, s.w, r.columns), r.tile.columns);
@@ -297,7 +297,7 @@ Task Plan::task(index_t index) const {
   t.column_begin = std::min(column * rule.tile.columns, t.w.out_count);
   t.column_end = std::min(t.column_begin + rule.tile.columns, t.w.out_count);
   if (patches && !rule.whole) {
-    clip(t.h, patches->inner_rows, 1, t.row_begin, t.row_end);
+    if (!rule.tile.all_rows) clip(t.h, patches->inner_rows, 1, t.row_begin, t.row_end);
     if (!rule.tile.all_columns)
       clip(t.w, patches->inner_columns, rule.tile.pixels, t.column_begin, t.column_end);
   }

@@ -500,6 +500,10 @@ Rule nchw_small_planes(const Spec& spec, int vector_bytes) {
 Rule nchw_planes(const Spec& spec, int vector_bytes) {
   Rule r = vector_rule(spec, vector_bytes, false);
   r.applies = r.applies && spec.layout == Layout::nchw;
+  // Classes of rows lie between one another: planes are read and written again while they are in the cache.
+  const bool whole_planes = r.tile.rows >= Problem(spec).h.out_count;
+  r.tile.all_rows = spec.op != Op::grad_filter && spec.h.dilation > 1 && whole_planes &&
+                    class_count(spec.op, spec.h, r.rows) > 1;
   r.preferred = true;
   r.reason = "the columns of a plane fill the lanes";
   return r;

@@ -31,6 +31,7 @@ struct Tile {
   bool copies = false;   // direct kernel: rows are copied to where pixels do not evict each other
   bool phases = false;   // direct kernel: a task computes all classes of rows and columns
   bool all_columns = false;  // direct kernel: a task computes all classes of columns, one after the other
+  bool all_rows = false;     // planes: a task computes all classes of rows, one after the other
   bool whole_lines = false;  // direct kernel: tiles of kLinePixels, or of one, and of all vectors of a line
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
   index_t channels = 1;  // separable kernel: channels of a unit

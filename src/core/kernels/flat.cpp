@@ -3,4 +3,4 @@
 #include "instance.hpp"
 
 DEPTHWISE_INSTANCE(flat_nhwc, Flat<S, Layout::nhwc>)
-DEPTHWISE_INSTANCE(flat_nchw, Flat<S, Layout::nchw>)
+DEPTHWISE_INSTANCE(flat_nchw, FlatPlanes<S>)

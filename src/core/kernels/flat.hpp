@@ -482,4 +482,26 @@ class Flat {
   bool in_place_ = false, images_ = false, cleared_ = false;
 };
 
+// Planes, of a task that may compute all classes of their rows.
+template <class S>
+class FlatPlanes {
+ public:
+  explicit FlatPlanes(const Task& task) : task_(task) {}
+
+  void run() const {
+    if (!task_.tile->all_rows) return Flat<S, Layout::nchw>(task_).run();
+    const Spec& s = *task_.spec;
+    constexpr auto split = depthwise::Dilation::split;
+    Task part = task_;
+    for (index_t r = 0, n = class_count(s.op, s.h, split); r < n; ++r) {
+      part.h = axis_class(s.op, s.h, split, r);
+      part.row_begin = 0, part.row_end = part.h.out_count;
+      Flat<S, Layout::nchw>(part).run();
+    }
+  }
+
+ private:
+  const Task& task_;
+};
+
 }  // namespace
