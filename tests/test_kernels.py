@@ -328,6 +328,32 @@ def test_classes_of_rows_of_planes_have_the_bits_of_the_generic_row(rng, op, isa
             assert same_bits(result, expected), spec
 
 
+@pytest.mark.parametrize("taps", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", _native.isas())
+def test_strips_of_planes_have_the_bits_of_the_generic_row(rng, taps, stride, dtype, isa):
+    """Planes of a few vectors a row, and of fewer or more rows than taps, with every kind of edge."""
+    sizes = ((1, 8), (2, 17), (7, 13), (16, 31), (33, 33), (9, 41), (70, 40), (5, 90))
+    cases = itertools.product(sizes, ("SAME", "VALID", 1, (9, 20)), (1, 2, 9), (None, "relu"))
+    for (height, width), padding, dilation, activation in cases:
+        span = dilation * (taps - 1) + 1
+        if padding == "VALID":
+            height, width = height * stride + span, width * stride + span
+        elif padding != "SAME":
+            height, width = max(height, span), max(width, span)
+        image, filter_shape = (2, 19, height * stride, width * stride), (taps, taps, 19, 1)
+        keywords = {"stride": stride, "dilation": dilation, "layout": "NCHW", "activation": activation}
+        spec = _spec.general_spec(image, filter_shape, dtype, padding=padding, **keywords)
+        x, filter = operands(rng, spec, "forward")
+        bias = random_array(rng, (19,), dtype) if activation else None
+        arguments = spec.native_arguments("forward", has_bias=bias is not None)
+        expected = _native.Plan(*arguments, GENERIC, isa).run(x, filter, bias, None, 1)
+        for threads in (1, 3):
+            result = _native.Plan(*arguments, "nchw_planes", isa).run(x, filter, bias, None, threads)
+            assert same_bits(result, expected), spec
+
+
 @pytest.mark.parametrize("op", ["forward", "grad_input"])
 @pytest.mark.parametrize("isa", _native.isas())
 def test_tasks_of_few_threads_have_the_bits_of_many(rng, op, isa):

@@ -5,6 +5,7 @@
 
 #include "fft_rules.hpp"
 #include "kernels/direct_layout.hpp"
+#include "kernels/flat_layout.hpp"
 #include "kernels/grad_layout.hpp"
 #include "kernels/line_layout.hpp"
 #include "kernels/transposed_layout.hpp"
@@ -446,7 +447,7 @@ bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector
   const index_t taps = std::max(p.h.taps, p.w.taps);
   // Small planes are read where they lie, as far as their rows fill vectors.
   const bool images = vector_bytes == kAvx2Bytes && element == dtype_bytes(spec.dtype) && plane_tiles(spec) &&
-                      taps == 3 && columns <= 2 * lanes;
+                      ((taps == 3 && columns <= 2 * lanes) || takes_strips(p.h, p.w, lanes, element));
   if (images && lane_use(columns, lanes) > kLeastImageUse) return false;
   if (columns <= kShortRow) return true;
   if (!plane_tiles(spec)) return p.h.taps * p.w.taps >= kFewTaps;
@@ -502,8 +503,15 @@ Rule nchw_planes(const Spec& spec, int vector_bytes) {
   r.applies = r.applies && spec.layout == Layout::nchw;
   // Classes of rows lie between one another: planes are read and written again while they are in the cache.
   const bool whole_planes = r.tile.rows >= Problem(spec).h.out_count;
-  r.tile.all_rows = spec.op != Op::grad_filter && spec.h.dilation > 1 && whole_planes &&
-                    class_count(spec.op, spec.h, r.rows) > 1;
+  const bool several = spec.op != Op::grad_filter && class_count(spec.op, spec.h, r.rows) > 1;
+  r.tile.all_rows = several && spec.h.dilation > 1 && whole_planes;
+  if (spec.op != Op::grad_filter && r.applies) {
+    // Where threads are few, tasks of as many planes as leave each of them some.
+    constexpr index_t kCoarseTasks = 8;
+    const index_t share = ceil_div(r.units, kCoarseTasks), line = kLineBytes / compute_bytes(spec.dtype);
+    r.coarse_units = ceil_div(share, line) * line;
+    r.coarse_scratch_bytes = r.scratch_bytes;
+  }
   r.preferred = true;
   r.reason = "the columns of a plane fill the lanes";
   return r;

@@ -1,11 +1,9 @@
 // How the direct kernel divides its scratch; shared with the plan, which bounds it.
 #pragma once
 
-#include "../task.hpp"
+#include "line_layout.hpp"
 
 namespace depthwise {
-
-__attribute__((always_inline)) inline index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 
 // What says where the source channels of a vector lie takes three times the vector's bytes, or
 // less.

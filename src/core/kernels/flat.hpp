@@ -8,6 +8,7 @@
 #include "flat_tile.hpp"
 #include "image_tile.hpp"
 #include "line_store.hpp"
+#include "plane_strip.hpp"
 #include "plane_tile.hpp"
 #include "range.hpp"
 
@@ -16,9 +17,9 @@ namespace {
 using depthwise::AxisClass;
 using depthwise::FlatLayout;
 using depthwise::kFlatMaxRows;
-using depthwise::larger;
 using depthwise::Op;
 using depthwise::Spec;
+using depthwise::takes_strips;
 using depthwise::Task;
 
 template <class S, Layout kLayout>
@@ -118,24 +119,25 @@ class Flat {
     block_.offsets = offsets_;
     adjacent_rows_ =
         kLayout == Layout::nchw && columns_ == result_.width && h_.out_step == 1 && w_.out_step == 1;
+    strips_ = kReadsImages && kLayout == Layout::nchw && takes_strips(h_, w_, kV, sizeof(T));
     images_ = kReadsImages && reads_images();
     copies_ = sizeof(S) == sizeof(T) && !task_.operands.bias &&
               spec_.activation == depthwise::Activation::none && w_.out_step == 1;
     plain_ = copies_ && (elements_ >= period_ * kV || (kLayout == Layout::nchw && kMaskedLanes && shared_));
   }
 
-  // Whether images of 3x3 taps are read where they lie: not where rows evict each other from the cache, nor
-  // where they are so short that most of their vectors reach over an end.
+  // Whether images are read where they lie: not where rows evict each other from the cache, nor, under 3x3
+  // taps and by tiles, where they are so short that most of their vectors reach over an end.
   bool reads_images() const {
     constexpr index_t kLeastPatterns = 6;
     const index_t row_bytes = h_.src_step * source_.row_step * static_cast<index_t>(sizeof(S)),
                   narrow = columns_ < kV && kLayout == Layout::nchw;
     const bool halved = kLayout == Layout::nchw && w_.stride == 2 && w_.spacing == 1,
-               taps = h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && (w_.stride == 1 || halved),
+               tiles = h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && (w_.stride == 1 || halved) &&
+                       task_.row_end - task_.row_begin >= kImageRows,
                adjacent = w_.src_step == 1 && w_.out_step == 1 && source_row_.repeat == 1 &&
                           layout_.outputs * layout_.subrows == 1;
-    return taps && adjacent && row_bytes % depthwise::kWayBytes != 0 &&
-           task_.row_end - task_.row_begin >= kImageRows &&
+    return (tiles || strips_) && adjacent && row_bytes % depthwise::kWayBytes != 0 &&
            (narrow ? adjacent_rows_ : elements_ >= (period_ > 1 ? kLeastPatterns * period_ : 1) * kV);
   }
 
@@ -331,10 +333,19 @@ class Flat {
                              .bias = bias,
                              .activation = spec_.activation,
                              .stream = streams()};
-      if constexpr (kLayout == Layout::nchw)
+      if constexpr (kLayout == Layout::nchw) {
+        if (strips_) return run_strips(images);
         if (w_.stride == 2) return compute_images<2>(images);
+      }
       compute_images<1>(images);
     }
+  }
+
+  void run_strips(const Images<T>& images) const {
+    if (w_.taps == 3)
+      w_.stride == 2 ? compute_strips<3, 2>(images) : compute_strips<3, 1>(images);
+    else
+      w_.stride == 2 ? compute_strips<5, 2>(images) : compute_strips<5, 1>(images);
   }
 
   // Whether sums of planes may go past the caches: nothing reads them here again, and rows are whole lines
@@ -479,7 +490,7 @@ class Flat {
   FlatRow<S> source_row_{};
   FlatPanel split_{};
   bool finite_ = true, shared_ = false, adjacent_rows_ = false, copies_ = false, plain_ = false;
-  bool in_place_ = false, images_ = false, cleared_ = false;
+  bool in_place_ = false, images_ = false, strips_ = false, cleared_ = false;
 };
 
 // Planes, of a task that may compute all classes of their rows.

@@ -8,6 +8,27 @@ namespace depthwise {
 // Output rows of the tallest flat tile, vectors of the widest; vector bytes of any ISA.
 inline constexpr index_t kFlatMaxRows = 8, kFlatMaxVectors = 8, kMaxVectorBytes = 64;
 
+// Vectors of a row of a plane that is computed strip by strip.
+inline constexpr index_t kMostStrips = 16;
+
+// Rows of such a plane that stay in the first-level cache, with those that they read.
+DEPTHWISE_SHARED index_t strip_rows(index_t columns, index_t stride, index_t element) {
+  constexpr index_t kBand = 24 << 10;
+  return kBand / (columns * (stride * stride + 1) * element);
+}
+
+// Whether planes are computed strip by strip where the ISA has the loops for it, by measurement: those under
+// 5x5 taps unless their rows are very long; under 3x3 taps tiles take as long from six vectors on.
+DEPTHWISE_SHARED bool takes_strips(const AxisClass& h, const AxisClass& w, index_t lanes, index_t element) {
+  constexpr index_t kLeastRows = 14, kFew = 5, kFewHalved = 3;
+  const bool adjacent = h.spacing == 1 && w.src_step == 1 && w.out_step == 1,
+             strides = h.stride == w.stride && (h.stride == 1 || (h.stride == 2 && w.spacing == 1));
+  if (h.taps != w.taps || (h.taps != 3 && h.taps != 5) || !strides || !adjacent) return false;
+  const index_t most = h.taps == 5 ? kMostStrips : h.stride == 1 ? kFew : kFewHalved;
+  return w.out_count >= lanes && w.out_count <= most * lanes &&
+         strip_rows(w.out_count, h.stride, element) >= smaller(h.out_count, kLeastRows);
+}
+
 // Counts in elements of the compute type.
 struct FlatLayout {
   index_t pixel;    // lanes of a pixel: 1 for a plane, all result channels for NHWC

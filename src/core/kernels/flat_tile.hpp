@@ -40,7 +40,8 @@ DEPTHWISE_INLINE void reload(P& pointer) {
   __asm__ volatile("" : "+r"(pointer));
 }
 
-DEPTHWISE_INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
+using depthwise::larger;
+using depthwise::smaller;
 
 // Taps of a kernel of any width up to which rows of the image itself are read.
 inline constexpr index_t kMaskedTaps = 16;

@@ -8,6 +8,7 @@ namespace depthwise {
 #define DEPTHWISE_SHARED static inline __attribute__((always_inline, unused))
 
 DEPTHWISE_SHARED index_t larger(index_t a, index_t b) { return a > b ? a : b; }
+DEPTHWISE_SHARED index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 
 // Counts of 64-byte lines, in the order in which the parts follow each other.
 struct LineLayout {
