@@ -254,6 +254,12 @@ void choose_coarse(Rule& r, const Problem& p) {
   r.coarse_scratch_bytes = direct_scratch_bytes(p.spec, coarse, p.h, p.w);
 }
 
+// Units of a task of planes where threads are few: as many as leave each of them some.
+index_t coarse_share(index_t units) {
+  constexpr index_t kCoarseTasks = 8;
+  return std::max<index_t>(1, ceil_div(units, kCoarseTasks));
+}
+
 // Copied rows: blocks of channels that stay in the second-level cache, in runs long enough to be read ahead,
 // and tall tasks, since each copies the rows that its neighbour above ends with.
 void copy_rows(const Problem& p, Rule& r) {
@@ -478,8 +484,15 @@ Rule nchw_transposed(const Spec& spec, int vector_bytes) {
                                             : transposed_rows(p, t.rows, width));
   t.pixels = choose_pixels(p.w.out_count);
   t.units = choose_units(r.units, spec.batch * r.units, height * width * line * taps);
-  t.units = std::min(t.units, std::max<index_t>(1, caches().l2 / 4 / (taps * kLineBytes)));
-  r.scratch_bytes = transposed_scratch_bytes(transposed_layout(spec, t, p.h));
+  t.units = std::min(t.units, most_units(p, true));
+  const auto scratch = [&](const Tile& tile) {
+    return transposed_scratch_bytes(transposed_layout(spec, tile, p.h));
+  };
+  r.scratch_bytes = scratch(t);
+  Tile coarse = t;
+  coarse.units = std::min(coarse_share(r.units), most_units(p, true));
+  r.coarse_scratch_bytes = scratch(coarse);
+  r.coarse_units = r.coarse_scratch_bytes <= kMaxScratchBytes ? coarse.units : 0;
   r.applies =
       spec.layout == Layout::nchw && (forward || spec.multiplier == 1) && r.scratch_bytes <= kMaxScratchBytes;
   r.preferred = transposing_pays(spec, p, r.whole, vector_bytes);
@@ -506,10 +519,8 @@ Rule nchw_planes(const Spec& spec, int vector_bytes) {
   const bool several = spec.op != Op::grad_filter && class_count(spec.op, spec.h, r.rows) > 1;
   r.tile.all_rows = several && spec.h.dilation > 1 && whole_planes;
   if (spec.op != Op::grad_filter && r.applies) {
-    // Where threads are few, tasks of as many planes as leave each of them some.
-    constexpr index_t kCoarseTasks = 8;
-    const index_t share = ceil_div(r.units, kCoarseTasks), line = kLineBytes / compute_bytes(spec.dtype);
-    r.coarse_units = ceil_div(share, line) * line;
+    const index_t line = kLineBytes / compute_bytes(spec.dtype);
+    r.coarse_units = coarse_share(ceil_div(r.units, line)) * line;
     r.coarse_scratch_bytes = r.scratch_bytes;
   }
   r.preferred = true;
