@@ -260,6 +260,12 @@ index_t coarse_share(index_t units) {
   return std::max<index_t>(1, ceil_div(units, kCoarseTasks));
 }
 
+void choose_coarse_planes(Rule& r, const Spec& spec) {
+  const index_t line = kLineBytes / compute_bytes(spec.dtype);
+  r.coarse_units = coarse_share(ceil_div(r.units, line)) * line;
+  r.coarse_scratch_bytes = r.scratch_bytes;
+}
+
 // Copied rows: blocks of channels that stay in the second-level cache, in runs long enough to be read ahead,
 // and tall tasks, since each copies the rows that its neighbour above ends with.
 void copy_rows(const Problem& p, Rule& r) {
@@ -511,17 +517,23 @@ Rule nchw_small_planes(const Spec& spec, int vector_bytes) {
   return r;
 }
 
+// Has each task compute all classes of rows: they lie between one another, and planes are read and written
+// again while they are in the cache.
+void take_all_rows(Rule& r, const Spec& spec) {
+  const index_t plane = (spec.h.in * spec.w.in + spec.h.out * spec.w.out) * dtype_bytes(spec.dtype);
+  r.tile.all_rows = true;
+  r.tile.units = std::clamp<index_t>(caches().l2 / 4 / std::max<index_t>(plane, 1), 1, r.tile.units);
+}
+
 Rule nchw_planes(const Spec& spec, int vector_bytes) {
   Rule r = vector_rule(spec, vector_bytes, false);
   r.applies = r.applies && spec.layout == Layout::nchw;
-  // Classes of rows lie between one another: planes are read and written again while they are in the cache.
-  const bool whole_planes = r.tile.rows >= Problem(spec).h.out_count;
-  const bool several = spec.op != Op::grad_filter && class_count(spec.op, spec.h, r.rows) > 1;
-  r.tile.all_rows = several && spec.h.dilation > 1 && whole_planes;
   if (spec.op != Op::grad_filter && r.applies) {
-    const index_t line = kLineBytes / compute_bytes(spec.dtype);
-    r.coarse_units = coarse_share(ceil_div(r.units, line)) * line;
-    r.coarse_scratch_bytes = r.scratch_bytes;
+    const bool several = spec.h.dilation > 1 && class_count(spec.op, spec.h, r.rows) > 1;
+    if (several && r.tile.rows >= Problem(spec).h.out_count)
+      take_all_rows(r, spec);
+    else
+      choose_coarse_planes(r, spec);
   }
   r.preferred = true;
   r.reason = "the columns of a plane fill the lanes";
