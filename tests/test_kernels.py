@@ -335,8 +335,8 @@ def test_classes_of_rows_of_planes_have_the_bits_of_the_generic_row(rng, op, isa
 def test_strips_of_planes_have_the_bits_of_the_generic_row(rng, taps, stride, dtype, isa):
     """Planes of a few vectors a row, and of fewer or more rows than taps, with every kind of edge."""
     sizes = ((1, 8), (2, 17), (7, 13), (16, 31), (33, 33), (9, 41), (70, 40), (5, 90))
-    cases = itertools.product(sizes, ("SAME", "VALID", 1, (9, 20)), (1, 2, 9), (None, "relu"))
-    for (height, width), padding, dilation, activation in cases:
+    cases = itertools.product((None, "relu"), ("SAME", "VALID", (9, 20)), (1, 2, 9), sizes)
+    for activation, padding, dilation, (height, width) in itertools.islice(cases, stride - 1, None, 2):
         span = dilation * (taps - 1) + 1
         if padding == "VALID":
             height, width = height * stride + span, width * stride + span
