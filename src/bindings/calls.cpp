@@ -109,7 +109,7 @@ nb::any Calls::recall(nb::handle a, nb::handle b, nb::handle bias, nb::handle ou
                       nb::handle settings) const {
   const Key key(a, b, bias, settings);
   const std::span<const index_t> words = key.words();
-  const Call& call = calls_[key.hash() % calls_.size()];
+  const Call& call = calls_[key.hash() % kSlots];
   const auto is_plain = [](nb::handle array) { return array.is_none() || array_kind(array.ptr()).ndim >= 0; };
   if (words.empty() || !std::ranges::equal(words, call.key) || !is_plain(bias) || !is_plain(out))
     return none();
@@ -132,7 +132,7 @@ void Calls::remember(nb::handle plan, int threads, nb::handle a, nb::handle b, n
   if (words.empty()) return;
   // What was there is released last: that may run Python code, which may come here again.
   Call call{{words.begin(), words.end()}, nb::borrow(plan), threads};
-  std::swap(calls_[key.hash() % calls_.size()], call);
+  std::swap(calls_[key.hash() % kSlots], call);
 }
 
 }  // namespace depthwise::bindings

@@ -29,9 +29,9 @@ class Calls {
     int threads = 0;
   };
 
-  static constexpr int kSlotBits = 8;
-  // A call has one slot; it forgets the call that was there.
-  std::array<Call, 1 << kSlotBits> calls_;
+  // A call has one slot, and takes the place of the call that was there.
+  static constexpr std::size_t kSlots = 256;
+  std::array<Call, kSlots> calls_;
 };
 
 }  // namespace depthwise::bindings

@@ -73,6 +73,11 @@ def show_config(mode: Literal["stdout", "dict"] = "stdout") -> dict[str, Any] | 
     return None
 
 
+def call_threads(num_threads: Any) -> int:
+    """The argument of a call, checked; 0, which stands for the default, where it is None."""
+    return 0 if num_threads is None else thread_limit("num_threads", num_threads)
+
+
 def thread_limit(name: str, value: Any) -> int:
     """A number of threads given by the caller, checked."""
     if type(value) is int and 1 <= value <= MAX_THREADS:

@@ -84,7 +84,7 @@ class Conv2D:
             "algorithm": word("algorithm", algorithm),
         }
         _spec.general_settings(**settings)
-        threads = 0 if num_threads is None else _config.thread_limit("num_threads", num_threads)
+        threads = _config.call_threads(num_threads)
         set_once = super().__setattr__
         set_once("_filter", _private_copy("filter", filter))
         set_once("_bias", None if bias is None else _private_copy("bias", bias))

@@ -76,8 +76,7 @@ class Operation:
         self, a: Array, b: Array, bias: Array | None = None, out: Array | None = None, num_threads: Any = None
     ) -> Any:
         """The result, in a new array or in `out`, after checking what the shapes do not tell."""
-        threads = 0 if num_threads is None else _config.thread_limit("num_threads", num_threads)
-        return self.execute(a, b, None if bias is None else self.checked_bias(bias), out, threads)
+        return self.run_checked(a, b, bias, out, _config.call_threads(num_threads))
 
     def run_and_remember(
         self,
@@ -90,7 +89,7 @@ class Operation:
         num_threads: Any = None,
     ) -> Any:
         """`run`, after which `calls` recalls it for equal settings, which tell of the threads, too."""
-        threads = 0 if num_threads is None else _config.thread_limit("num_threads", num_threads)
+        threads = _config.call_threads(num_threads)
         result = self.run_checked(a, b, bias, out, threads)
         if self._is_four_d:
             calls.remember(self.native, threads, a, b, bias, settings)

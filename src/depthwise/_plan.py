@@ -102,7 +102,7 @@ class Plan:
 
 def plan_of(operation: _engine.Operation, num_threads: Any = None) -> Plan:
     """The report on an operation."""
-    threads = 0 if num_threads is None else _config.thread_limit("num_threads", num_threads)
+    threads = _config.call_threads(num_threads)
     spec = operation.spec
     described = operation.native.describe(threads)
     return Plan(

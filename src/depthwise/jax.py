@@ -141,7 +141,7 @@ def conv2d(
     bias = None if bias is None else _array("bias", bias)
     settings = (stride, padding, dilation, layout, border, bias is not None, activation, dtype, algorithm)
     spec = _general_spec("forward", x.shape, filter.shape, None, (x, filter), settings, out)
-    threads = _threads(num_threads)
+    threads = _config.call_threads(num_threads)
     if bias is not None:
         _spec.check_shape("bias", bias.shape, (spec.channels * spec.multiplier,))
         _spec.common_dtype({"filter": filter.dtype.name, "bias": bias.dtype.name})
@@ -171,7 +171,7 @@ def conv2d_grad_input(
     filter, grad = _array("filter", filter), _array("grad", grad)
     settings = (stride, padding, dilation, layout, border, bias is not None, activation, dtype, algorithm)
     spec = _general_spec("grad_input", x_shape, filter.shape, grad.shape, (grad, filter), settings, out)
-    return bilinear("grad_input", spec, _threads(num_threads), grad, filter)
+    return bilinear("grad_input", spec, _config.call_threads(num_threads), grad, filter)
 
 
 def conv2d_grad_filter(
@@ -195,7 +195,7 @@ def conv2d_grad_filter(
     x, grad = _array("x", x), _array("grad", grad)
     settings = (stride, padding, dilation, layout, border, bias is not None, activation, dtype, algorithm)
     spec = _general_spec("grad_filter", x.shape, filter_shape, grad.shape, (x, grad), settings, out)
-    return bilinear("grad_filter", spec, _threads(num_threads), x, grad)
+    return bilinear("grad_filter", spec, _config.call_threads(num_threads), x, grad)
 
 
 def _array(name: str, value: Any) -> Any:
@@ -261,7 +261,3 @@ def _general_spec(
         dtype_name(dtype),
         word("algorithm", algorithm),
     ).spec
-
-
-def _threads(num_threads: int | None) -> int:
-    return 0 if num_threads is None else _config.thread_limit("num_threads", num_threads)

@@ -22,6 +22,7 @@ using depthwise::Dilation;
 using depthwise::GradBlocks;
 using depthwise::GradForm;
 using depthwise::GradLayout;
+using depthwise::smaller;
 using depthwise::Spec;
 using depthwise::Task;
 
@@ -151,7 +152,6 @@ class GradFilter {
   static void clear(T* to, index_t elements) {
     for (index_t i = 0; i < elements; ++i) to[i] = 0;
   }
-  static index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
   static index_t clamp(index_t x, index_t most) { return x < 0 ? 0 : smaller(x, most); }
 
   // Decodes a block; false when no tap reads anything in it.

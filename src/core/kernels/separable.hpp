@@ -18,6 +18,7 @@ using depthwise::larger;
 using depthwise::map_border;
 using depthwise::Op;
 using depthwise::SeparableLayout;
+using depthwise::smaller;
 using depthwise::Spec;
 using depthwise::Task;
 
@@ -64,8 +65,6 @@ class SeparablePass {
  private:
   using T = compute_t<S>;
   static constexpr int kV = kLanes<T>;
-
-  static index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 
   // Rows of the whole width stay together where the cache holds those under a block: memory is then read in
   // order.

@@ -17,6 +17,7 @@ using depthwise::AxisClass;
 using depthwise::Dilation;
 using depthwise::larger;
 using depthwise::Op;
+using depthwise::smaller;
 using depthwise::Spec;
 using depthwise::Task;
 using depthwise::TransposedLayout;
@@ -64,10 +65,9 @@ class Transposed {
   using T = compute_t<S>;
   static constexpr int kL = kLine<T>;
 
-  static index_t lesser(index_t a, index_t b) { return a < b ? a : b; }
   bool several() const { return row_classes_ * column_classes_ > 1; }
   index_t taps() const { return spec_.h.kernel * spec_.w.kernel; }
-  int valid_in(index_t unit) const { return static_cast<int>(lesser(result_.channels - unit * kL, kL)); }
+  int valid_in(index_t unit) const { return static_cast<int>(smaller(result_.channels - unit * kL, kL)); }
 
   // From the weights of one vector of channels to the next one's.
   index_t weight_vector() const { return taps() * kLanes<T>; }
@@ -81,7 +81,7 @@ class Transposed {
     for (index_t k = 0, n = taps(); k < n; ++k, tap += result_.channels, to += kLanes<T>) {
       T* vector = to;
       for (index_t lane = begin; lane < end; lane += kLanes<T>, vector += weight_vector()) {
-        const int valid = static_cast<int>(lesser(result_.channels - lane, kLanes<T>));
+        const int valid = static_cast<int>(smaller(result_.channels - lane, kLanes<T>));
         simd::store(vector, valid > 0 ? simd::load_n(tap + lane, valid) : vec<T>{});
       }
     }
@@ -158,9 +158,9 @@ class Transposed {
   void run_rows() {
     index_t loaded = larger(0, h_.source(h_.stride * task_.row_begin));
     for (index_t u = task_.row_begin; u < task_.row_end;) {
-      const index_t end = lesser(u + task_.tile->rows_at_once, task_.row_end);
+      const index_t end = smaller(u + task_.tile->rows_at_once, task_.row_end);
       const index_t last = h_.source(h_.stride * (end - 1) + h_.spacing * (h_.taps - 1));
-      const index_t needed = lesser(last + 1, source_.height);
+      const index_t needed = smaller(last + 1, source_.height);
       if (loaded < needed) load_rows(loaded, needed), loaded = needed;
       compute(h_, w_, u, end, sums_);
       store_rows(u, end);

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _spec
-from .._config import thread_limit
+from .._config import call_threads, thread_limit
 from .._engine import Operation
 from .._operations import (
     check_dtype,
@@ -373,7 +373,7 @@ def _tensorflow(
 def _geometry(settings: dict[str, Any], border: str, algorithm: str, num_threads: Any) -> Geometry:
     vertical, horizontal = settings["padding"]
     padding = None if isinstance(vertical, str) else (*vertical, *horizontal)
-    limit = 0 if num_threads is None else thread_limit("num_threads", num_threads)
+    limit = call_threads(num_threads)
     return settings["stride"], padding, settings["dilation"], border, algorithm, limit
 
 
