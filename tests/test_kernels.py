@@ -48,7 +48,7 @@ def problems():
     yield (1, 56, 56, 32), (31, 31, 32, 1), {}
     yield (1, 40, 300, 3), (3, 3, 3, 1), {}
     yield (8, 14, 14, 64), (7, 7, 64, 1), {}
-    yield (1, 1, 5, 1), (1, 3, 1, 1), {"dilation": (1, 2**20)}  # no row of taps fits into scratch
+    yield (1, 1, 2**19, 1), (1, 3, 1, 1), {"dilation": (1, 2**18)}  # no row of taps fits into scratch
 
 
 @cache
@@ -166,6 +166,42 @@ def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype)
             assert_right(result, spec, op, a, b, name)
         else:
             assert same_bits(result, plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)), spec
+
+
+def leaves_taps_out(layout, dtype):
+    """Problems of kernels some of whose taps no output has over the image."""
+    cases = [
+        ((1, 7, 9, 16), (9, 5, 16, 1), {"dilation": (5, 4)}),
+        ((2, 6, 5, 3), (13, 15, 3, 1), {}),
+        ((1, 5, 7, 8), (11, 9, 8, 2), {"dilation": (2, 3)}),
+        ((1, 9, 4, 16), (7, 11, 16, 1), {"stride": (2, 3), "dilation": (4, 1)}),
+        ((1, 4, 37, 32), (9, 3, 32, 1), {"dilation": (1, 40)}),
+    ]
+    for x_shape, filter_shape, keywords in cases:
+        shape = x_shape if layout == "NHWC" else (x_shape[0], x_shape[3], *x_shape[1:3])
+        yield _spec.general_spec(shape, filter_shape, dtype, layout=layout, **keywords)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # infinity times 0
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("op", "name"), [row for row in rows() if row[0] != "grad_filter"])
+def test_taps_that_no_output_has_over_the_image(rng, op, name, dtype):
+    """They make no difference while they are finite; an infinite one times the padding is NaN."""
+    taken = 0
+    for spec in itertools.chain.from_iterable(leaves_taps_out(layout, dtype) for layout in _spec.LAYOUTS):
+        try:
+            chosen = plan(spec, op, name)
+        except ValueError:
+            continue
+        taken += 1
+        a, b = operands(rng, spec, op)
+        result = chosen.run(a, b, None, None, 1)
+        assert_right(result, spec, op, a, b, name)
+        for tap in ((0, 0), (b.shape[0] // 2, -1)):
+            spoiled = b.copy()
+            spoiled[(*tap, 1, 0)] = np.inf
+            assert_right(chosen.run(a, spoiled, None, None, 1), spec, op, a, spoiled, name)
+    assert taken
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

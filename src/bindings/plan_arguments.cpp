@@ -40,7 +40,7 @@ Spec to_spec(const PlanArguments& a) {
 Shapes operand_shapes(const Spec& s) {
   const Shape input = image_shape(s, s.h.in, s.w.in, s.channels);
   const Shape output = image_shape(s, s.h.out, s.w.out, s.out_channels());
-  const Shape filter = {s.h.kernel, s.w.kernel, s.channels, s.multiplier};
+  const Shape filter = {s.h.filter_taps(), s.w.filter_taps(), s.channels, s.multiplier};
   switch (s.op) {
     case Op::forward: return {input, filter, output};
     case Op::grad_input: return {output, filter, input};

@@ -80,7 +80,7 @@ void PyPlan::run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std
 
 index_t PyPlan::prepared_bytes() const {
   const Spec& s = plan_.spec;
-  const index_t factors = (s.h.kernel + s.w.kernel) * s.out_channels() * compute_bytes(s.dtype);
+  const index_t factors = (s.h.filter_taps() + s.w.filter_taps()) * s.out_channels() * compute_bytes(s.dtype);
   return std::max(plan_.prepared_bytes(), plan_.if_rank_1() ? factors : 0);
 }
 

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "clip.hpp"
 #include "factors.hpp"
 #include "parallel.hpp"
 #include "patches.hpp"
@@ -218,6 +219,10 @@ bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int thre
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
              void* poll_context) {
+  if (plan.whole && !left_out_are_finite(plan.spec, operands.b)) {
+    const Operands all{operands.a, operands.b, operands.bias, operands.out};
+    return execute(*plan.whole, all, threads, poll, poll_context);
+  }
   const Plan* const separable = plan.if_rank_1();
   if (!separable) return execute_plan(plan, operands, threads, poll, poll_context);
   const Factors own = operands.factors ? Factors{} : factorise(plan.spec, operands.b);

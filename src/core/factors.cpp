@@ -35,8 +35,8 @@ class Factoriser {
  public:
   Factoriser(const Spec& spec, const void* filter)
       : filter_(static_cast<const S*>(filter)),
-        kh_(spec.h.kernel),
-        kw_(spec.w.kernel),
+        kh_(spec.h.filter_taps()),
+        kw_(spec.w.filter_taps()),
         planes_(spec.out_channels()) {}
 
   Factors run() {

@@ -250,7 +250,7 @@ std::vector<Axis> piece_axes(const Patches& p, const Strip& s, bool rows) {
 Plan plan_piece(Spec spec, const Isa& isa, const std::string& kernel) {
   const bool named = has_kernel(spec, kernel, isa);
   if (!named && !has_kernel(spec, "", isa)) spec.algorithm = Algorithm::direct;
-  Plan plan = make_plan(spec, named ? kernel : "", isa.name);
+  Plan plan = make_whole_plan(spec, named ? kernel : "", isa.name);
   join_rows(plan);
   return plan;
 }

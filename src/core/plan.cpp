@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "clip.hpp"
 #include "patches.hpp"
 #include "tile_choice.hpp"
 
@@ -202,9 +203,28 @@ bool reads_all(const Plan& plan) {
 
 bool is_generic(const Plan& plan) { return kernel_info(plan.kernel).name == std::string("generic"); }
 
+// Without the taps that read nothing but zeros of the padding.
+Spec clipped(Spec spec) {
+  if (spec.op == Op::grad_filter || degenerate(spec)) return spec;
+  normalise_border(spec);
+  if (needs_patches(spec)) return spec;
+  spec.h = clip_taps(spec.h);
+  spec.w = clip_taps(spec.w);
+  return spec;
+}
+
 }  // namespace
 
 Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
+  check(spec);
+  const Spec fewer = clipped(spec);
+  Plan plan = make_whole_plan(fewer, kernel, isa);
+  if (fewer.h.kernel < spec.h.kernel || fewer.w.kernel < spec.w.kernel)
+    plan.whole = std::make_shared<const Plan>(make_whole_plan(spec, kernel, isa));
+  return plan;
+}
+
+Plan make_whole_plan(Spec spec, const std::string& kernel, const std::string& isa) {
   check(spec);
   normalise(spec.h);
   normalise(spec.w);

@@ -69,6 +69,8 @@ struct Plan {
   std::shared_ptr<const Plan> if_separable;
   // The same in fewer tasks, which run faster, where there are such.
   std::shared_ptr<const Plan> coarse;
+  // The same with all taps of the filter, where this leaves out some: for weights that are not finite.
+  std::shared_ptr<const Plan> whole;
   // What the kernel cannot compute in place; when it is null, the kernel computes everything.
   std::shared_ptr<const Patches> patches;
 
@@ -112,5 +114,7 @@ void join_rows(Plan& plan);
 // malformed, the kernel unknown or not applicable, no kernel of the algorithm applicable, or the ISA
 // unusable.
 Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa);
+// The same without taps left out.
+Plan make_whole_plan(Spec spec, const std::string& kernel, const std::string& isa);
 
 }  // namespace depthwise

@@ -28,6 +28,10 @@ inline constexpr int kStorages = 4;
 // One spatial axis. `in` and `out` are the forward operation's sizes, whatever the op.
 struct Axis {
   index_t in = 0, out = 0, kernel = 0, stride = 1, dilation = 1, pad = 0;
+  // Taps of the filter before and after the `kernel` that are taken.
+  index_t taps_before = 0, taps_after = 0;
+
+  __attribute__((always_inline)) index_t filter_taps() const { return taps_before + kernel + taps_after; }
 
   // The positions that taps read go from -pad to here, at least to the end of the image.
   __attribute__((always_inline)) index_t shown_end() const {
@@ -53,8 +57,12 @@ struct Spec {
   index_t out_channels() const { return channels * multiplier; }
   index_t input_elements() const { return batch * h.in * w.in * channels; }
   index_t output_elements() const { return batch * h.out * w.out * out_channels(); }
-  index_t filter_elements() const { return h.kernel * w.kernel * out_channels(); }
+  index_t filter_elements() const { return h.filter_taps() * w.filter_taps() * out_channels(); }
   index_t multiply_adds() const { return output_elements() * h.kernel * w.kernel; }
+  // Where a tap of the kernel lies among the filter's.
+  __attribute__((always_inline)) index_t tap(index_t row, index_t column) const {
+    return (h.taps_before + row) * w.filter_taps() + w.taps_before + column;
+  }
 };
 
 // Where the elements of a 4-D array lie: offsets in elements from index to index.

@@ -98,7 +98,7 @@ class Direct {
       T* to = block;
       for (index_t t = 0; t < rows_.count; ++t)
         for (index_t k = 0; k < columns_.count; ++k, to += kLanes<T>)
-          probe += pack_tap(rows_(t) * spec_.w.kernel + columns_(k), channel, end, to);
+          probe += pack_tap(spec_.tap(rows_(t), columns_(k)), channel, end, to);
       block += kBlock / kLanes<T> * weight_vector();
     }
     return simd::all_zero<T>(probe);

@@ -78,8 +78,8 @@ class Fft {
 
   void load_tap(index_t t, index_t k, index_t q, T* to) const {
     const index_t row = h_.tap_start + h_.tap_step * t, column = w_.tap_start + w_.tap_step * k;
-    const S* tap = static_cast<const S*>(task_.operands.b) +
-                   (row * spec_.w.kernel + column) * spec_.channels * spec_.multiplier;
+    const S* tap =
+        static_cast<const S*>(task_.operands.b) + spec_.tap(row, column) * spec_.channels * spec_.multiplier;
     if (group_ > 1) {
       spread(tap, to);
     } else if (sources_ == 1) {

@@ -186,9 +186,9 @@ class Flat {
   // Weights of one output: [tap][kernel row][subrow][pattern]. Whether all are finite.
   bool load_weights() {
     const index_t outputs = spec_.channels * spec_.multiplier,
-                  row_step = h_.tap_step * spec_.w.kernel * outputs;
+                  row_step = h_.tap_step * spec_.w.filter_taps() * outputs;
     const S* filter = static_cast<const S*>(task_.operands.b);
-    filter += (h_.tap_start * spec_.w.kernel + w_.tap_start) * outputs;
+    filter += spec_.tap(h_.tap_start, w_.tap_start) * outputs;
     T* to = weights_;
     T probe = 0;
     for (index_t o = 0; o < layout_.outputs; ++o) {
@@ -205,9 +205,9 @@ class Flat {
   // Weights of planes: [output][kernel row][subrow][tap], one scalar each.
   bool load_plane_weights() {
     const index_t outputs = spec_.channels * spec_.multiplier,
-                  row_step = h_.tap_step * spec_.w.kernel * outputs;
+                  row_step = h_.tap_step * spec_.w.filter_taps() * outputs;
     const S* filter = static_cast<const S*>(task_.operands.b);
-    filter += (h_.tap_start * spec_.w.kernel + w_.tap_start) * outputs;
+    filter += spec_.tap(h_.tap_start, w_.tap_start) * outputs;
     T* to = weights_;
     T probe = 0;
     for (index_t o = 0; o < layout_.outputs; ++o) {
@@ -234,12 +234,12 @@ class Flat {
 
   // Behind the taps follows what is 0 where all of a plane's weights are finite.
   void stage_weights() {
-    const index_t channels = spec_.channels, row_step = h_.tap_step * spec_.w.kernel * channels;
+    const index_t channels = spec_.channels, row_step = h_.tap_step * spec_.w.filter_taps() * channels;
     staged_begin_ = unit_;
     staged_end_ = smaller(unit_ + kV, channels);
     const int count = static_cast<int>(staged_end_ - staged_begin_);
-    const S* row = static_cast<const S*>(task_.operands.b) +
-                   (h_.tap_start * spec_.w.kernel + w_.tap_start) * channels + unit_;
+    const S* row =
+        static_cast<const S*>(task_.operands.b) + spec_.tap(h_.tap_start, w_.tap_start) * channels + unit_;
     T* to = staged_;
     vec<T> probe = {};
     for (index_t t = 0; t < h_.taps; ++t, row += row_step) {

@@ -132,7 +132,7 @@ class Generic {
                       output);
   }
   T tap_weight(index_t row, index_t column, index_t output) const {
-    const index_t tap = (row * spec_.w.kernel + column) * spec_.channels * spec_.multiplier;
+    const index_t tap = spec_.tap(row, column) * spec_.channels * spec_.multiplier;
     return simd::load_one(static_cast<const S*>(task_.operands.b) + tap + output);
   }
 

@@ -114,7 +114,7 @@ class Lines {
 
   void load_tap(index_t row, index_t q, index_t column, T* to) const {
     const index_t outputs = spec_.channels * spec_.multiplier;
-    const S* tap = static_cast<const S*>(task_.operands.b) + (row * spec_.w.kernel + column) * outputs;
+    const S* tap = static_cast<const S*>(task_.operands.b) + spec_.tap(row, column) * outputs;
 #pragma GCC unroll 8
     for (int v = 0; v < kL; v += kLanes<T>, to += weight_vector())
       if (layout_.subrows == 1)

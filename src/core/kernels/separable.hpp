@@ -132,7 +132,7 @@ class SeparablePass {
     if (groups_taps_) step_ = shared;
     pattern_ = pixel_ + kV;
     for (index_t t = 0; t < h_.taps; ++t)
-      load_tap(factors_.column, h_.tap_start + h_.tap_step * t, column_weights_, t);
+      load_tap(factors_.column, spec_.h.taps_before + h_.tap_start + h_.tap_step * t, column_weights_, t);
     group_taps();
     for (index_t i = 0; i < pattern_ && task_.operands.bias; ++i)
       bias_[i] = simd::load_one(static_cast<const S*>(task_.operands.bias) + output_channel(i));
@@ -162,7 +162,7 @@ class SeparablePass {
       const index_t left = groups_taps_ ? w_.taps - k : 1, count = left >= 4 ? 4 : left >= 2 ? 2 : 1;
       groups_[group_count_++] = {tap_offset(k), k, count};
       for (const index_t end = k + count; k < end; ++k)
-        load_tap(factors_.row, w_.tap_start + w_.tap_step * k, row_weights_, k);
+        load_tap(factors_.row, spec_.w.taps_before + w_.tap_start + w_.tap_step * k, row_weights_, k);
     }
   }
 

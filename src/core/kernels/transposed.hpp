@@ -76,14 +76,16 @@ class Transposed {
   // are adjacent in the filter.
   void pack_weights() const {
     const index_t begin = task_.unit_begin * kL, end = task_.unit_end * kL;
-    const S* tap = static_cast<const S*>(task_.operands.b);
     T* to = packed_;
-    for (index_t k = 0, n = taps(); k < n; ++k, tap += result_.channels, to += kLanes<T>) {
-      T* vector = to;
-      for (index_t lane = begin; lane < end; lane += kLanes<T>, vector += weight_vector()) {
-        const int valid = static_cast<int>(smaller(result_.channels - lane, kLanes<T>));
-        simd::store(vector, valid > 0 ? simd::load_n(tap + lane, valid) : vec<T>{});
-      }
+    for (index_t t = 0; t < spec_.h.kernel; ++t)
+      for (index_t k = 0; k < spec_.w.kernel; ++k, to += kLanes<T>) pack_tap(spec_.tap(t, k), begin, end, to);
+  }
+
+  void pack_tap(index_t tap, index_t begin, index_t end, T* to) const {
+    const S* const from = static_cast<const S*>(task_.operands.b) + tap * result_.channels;
+    for (index_t lane = begin; lane < end; lane += kLanes<T>, to += weight_vector()) {
+      const int valid = static_cast<int>(smaller(result_.channels - lane, kLanes<T>));
+      simd::store(to, valid > 0 ? simd::load_n(from + lane, valid) : vec<T>{});
     }
   }
 

@@ -1,0 +1,56 @@
+#include "clip.hpp"
+
+#include <algorithm>
+
+namespace depthwise {
+namespace {
+
+// An IEEE number whose exponent's bits are all set is infinite or NaN.
+template <class Bits>
+bool all_finite(const void* filter, index_t begin, index_t end, Bits exponent) {
+  const auto* const weights = static_cast<const Bits*>(filter);
+  index_t others = 0;
+  for (index_t i = begin; i < end; ++i) others += (weights[i] & exponent) == exponent;
+  return others == 0;
+}
+
+bool all_finite(DType dtype, const void* filter, index_t begin, index_t end) {
+  switch (dtype) {
+    case DType::f16: return all_finite<std::uint16_t>(filter, begin, end, 0x7c00);
+    case DType::bf16: return all_finite<std::uint16_t>(filter, begin, end, 0x7f80);
+    case DType::f32: return all_finite<std::uint32_t>(filter, begin, end, 0x7f800000);
+    case DType::f64: return all_finite<std::uint64_t>(filter, begin, end, 0x7ff0000000000000);
+  }
+  return false;
+}
+
+}  // namespace
+
+Axis clip_taps(const Axis& a) {
+  if (a.in == 0 || a.out == 0 || a.kernel == 0) return a;
+  // The last output is the first to reach the image, the first output the last to leave it. Before the taps
+  // that stay nothing is left of the padding or more: it never becomes negative.
+  const index_t until = a.pad - a.stride * (a.out - 1);
+  const index_t first = until > 0 ? std::min((until - 1) / a.dilation + 1, a.pad / a.dilation) : 0;
+  const index_t last = std::min(a.kernel - 1, (a.in - 1 + a.pad) / a.dilation);
+  if (first > last) return a;
+  Axis clipped = a;
+  clipped.kernel = last - first + 1;
+  clipped.pad = a.pad - a.dilation * first;
+  clipped.taps_before = first;
+  clipped.taps_after = a.kernel - 1 - last;
+  return clipped;
+}
+
+bool left_out_are_finite(const Spec& spec, const void* filter) {
+  const index_t tap = spec.out_channels(), row = spec.w.filter_taps() * tap;
+  const index_t begin = spec.h.taps_before * row, end = begin + spec.h.kernel * row;
+  const auto finite = [&](index_t from, index_t to) { return all_finite(spec.dtype, filter, from, to); };
+  if (!finite(0, begin) || !finite(end, end + spec.h.taps_after * row)) return false;
+  const index_t left = spec.w.taps_before * tap, right = left + spec.w.kernel * tap;
+  for (index_t at = begin; at < end; at += row)
+    if (!finite(at, at + left) || !finite(at + right, at + row)) return false;
+  return true;
+}
+
+}  // namespace depthwise
