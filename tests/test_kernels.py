@@ -219,6 +219,10 @@ def test_few_channels_of_every_width_have_the_bits_of_the_generic_row(rng, op, i
     cases += [
         ((1, 39, 57, c), (3, 3, c, m), {"stride": m, "dilation": m}) for c, m in ((2, 2), (3, 2), (1, 3))
     ]
+    cases += [
+        ((1, 6, w, c), (3, 3, c, m), {"stride": s})
+        for w, (c, m), s in itertools.product((9, 31, 58), ((1, 2), (1, 3), (1, 5), (2, 2), (3, 2)), (1, 2))
+    ]
     # Taps that reach over the right end of many vectors.
     cases += [
         ((1, 9, 190, c), (3, 3, c, 1), {"dilation": (1, 30), "padding": ((1, 1), (0, 60))}) for c in (1, 3, 5)
@@ -232,6 +236,24 @@ def test_few_channels_of_every_width_have_the_bits_of_the_generic_row(rng, op, i
         a, b = operands(rng, spec, op)
         expected = plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)
         assert same_bits(plan(spec, op, "nhwc_few_channels", isa).run(a, b, None, None, 1), expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+def test_planes_of_every_width_under_a_stride_have_the_bits_of_the_generic_row(rng, isa, dtype):
+    """Rows that begin in any phase, and end anywhere in a vector of triples."""
+    for w, taps, before, stride in itertools.product(range(9, 100, 7), (2, 3, 7), (0, 1, 2), (2, 3, 4)):
+        spec = _spec.general_spec(
+            (1, 2, 7, w),
+            (3, taps, 2, 1),
+            dtype,
+            layout="NCHW",
+            stride=(1, stride),
+            padding=((1, 1), (before, 3)),
+        )
+        a, b = operands(rng, spec, "forward")
+        expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 1)
+        assert same_bits(plan(spec, "forward", "nchw_planes", isa).run(a, b, None, None, 1), expected), spec
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

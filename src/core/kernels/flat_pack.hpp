@@ -109,20 +109,119 @@ void pack_pixels(const FlatRow<S>& row, const S* first, const FlatPanel& panel, 
     pack_lanes(row, first, panel, to, l + V <= panel.pixel ? l : panel.pixel - V, V);
 }
 
+// Elements in triples: of V triples in three vectors, the one at Place of each.
+template <int Place, class T, int... I>
+DEPTHWISE_INLINE vec<T> of_triples(vec<T> a, vec<T> b, vec<T> c, std::integer_sequence<int, I...>) {
+  constexpr int V = kLanes<T>;
+  // A lane holds the element that it would in one of the three vectors: as many as there are lanes, since 3
+  // does not divide their number. Lane l has triple `triple(l)`.
+  constexpr auto triple = [](int lane) {
+    int i = 0;
+    while ((3 * i + Place) % V != lane) ++i;
+    return i;
+  };
+  constexpr auto source = [triple](int lane) { return (3 * triple(lane) + Place) / V; };
+  const vec<T> ab = __builtin_shufflevector(a, b, (source(I) == 1 ? V + I : I)...);
+  const vec<T> abc = __builtin_shufflevector(ab, c, (source(I) == 2 ? V + I : I)...);
+  return __builtin_shufflevector(abc, abc, ((3 * I + Place) % V)...);
+}
+
+// Elements of three phases.
+template <class S>
+DEPTHWISE_INLINE void pack_triples(const FlatRow<S>& row, const S* from, const FlatPanel& panel,
+                                   compute_t<S>* to) {
+  using T = compute_t<S>;
+  constexpr int V = kLanes<T>;
+  constexpr std::make_integer_sequence<int, V> lanes;
+  T* places[3];
+  for (index_t i = 0; i < 3; ++i) places[i] = to + (row.begin + i) % 3 * panel.segment + (row.begin + i) / 3;
+  const index_t triples = (row.end - row.begin) / 3;
+  index_t i = 0;
+  for (; i + V <= triples; i += V, from += 3 * V) {
+    const vec<T> a = simd::load(from), b = simd::load(from + V), c = simd::load(from + 2 * V);
+    simd::store(places[0] + i, of_triples<0, T>(a, b, c, lanes));
+    simd::store(places[1] + i, of_triples<1, T>(a, b, c, lanes));
+    simd::store(places[2] + i, of_triples<2, T>(a, b, c, lanes));
+  }
+  const index_t rest = row.end - row.begin - 3 * i;
+  for (index_t j = 0; j < rest; ++j) places[j % 3][i + j / 3] = simd::load_one(from + j);
+}
+
+// Each of `count` adjacent elements `repeat` times, at most kMostRepeats.
+inline constexpr index_t kMostRepeats = 8;
+
+template <class S>
+DEPTHWISE_INLINE void pack_repeated(const S* from, index_t count, index_t repeat, compute_t<S>* to) {
+  using T = compute_t<S>;
+  constexpr int V = kLanes<T>;
+  simd::index_vec<T> indices[kMostRepeats];
+  for (index_t v = 0; v < repeat; ++v)
+    for (int i = 0; i < V; ++i) indices[v][i] = static_cast<int>((v * V + i) / repeat);
+  index_t i = 0;
+  for (; i + V <= count; i += V) {
+    const vec<T> x = simd::load(from + i);
+    for (index_t v = 0; v < repeat; ++v, to += V) simd::store(to, simd::permute<T>(x, indices[v]));
+  }
+  for (; i < count; ++i)
+    for (index_t k = 0; k < repeat; ++k) *to++ = simd::load_one(from + i);
+}
+
+// The first position of a phase, or the row's end where it has none.
+template <class S>
+index_t first_of_phase(const FlatRow<S>& row, const FlatPanel& panel, index_t phase) {
+  const index_t begin = row.begin + (phase + panel.stride - row.begin % panel.stride) % panel.stride;
+  return begin < row.end ? begin : row.end;
+}
+
 // Pixels of Pixel elements, one phase after the other.
 template <int Pixel, class S>
 void pack_phases(const FlatRow<S>& row, const S* first, const FlatPanel& panel, compute_t<S>* to) {
-  const index_t stride = panel.stride;
+  const index_t stride = panel.stride, end = row.end, step = stride * row.step;
   index_t source[Pixel];
   for (int i = 0; i < Pixel; ++i) source[i] = i / row.repeat * row.channel_step;
   for (index_t phase = 0; phase < panel.phases; ++phase) {
-    const index_t begin = row.begin + (phase + stride - row.begin % stride) % stride;
-    if (begin >= row.end) continue;
-    const S* from = first + (begin - row.begin) * row.step;
-    compute_t<S>* x = to + phase * panel.segment + begin / stride * Pixel;
-    for (index_t p = begin; p < row.end; p += stride, from += stride * row.step, x += Pixel)
+    index_t p = first_of_phase(row, panel, phase);
+    const S* from = first + (p - row.begin) * row.step;
+    compute_t<S>* x = to + phase * panel.segment + p / stride * Pixel;
+    for (; p < end; p += stride, from += step, x += Pixel)
 #pragma GCC unroll 4
       for (int i = 0; i < Pixel; ++i) x[i] = simd::load_one(from + source[i]);
+  }
+}
+
+// The same of pixels whose elements are adjacent: Lanes elements at once, of which the next pixel overwrites
+// what is too much. The last is copied as it is.
+template <int Lanes, class S>
+void copy_phases(const FlatRow<S>& row, const S* first, const FlatPanel& panel, compute_t<S>* to) {
+  typedef S chunk __attribute__((vector_size(Lanes * sizeof(S)), aligned(sizeof(S)), may_alias));
+  const index_t stride = panel.stride, pixel = panel.pixel, end = row.end, step = stride * row.step;
+  for (index_t phase = 0; phase < panel.phases; ++phase) {
+    index_t p = first_of_phase(row, panel, phase);
+    if (p == end) continue;
+    const S* from = first + (p - row.begin) * row.step;
+    compute_t<S>* x = to + phase * panel.segment + p / stride * pixel;
+#pragma GCC unroll 4
+    for (p += stride; p < end; p += stride, from += step, x += pixel)
+      *reinterpret_cast<chunk*>(x) = *reinterpret_cast<const chunk*>(from);
+    for (index_t i = 0; i < pixel; ++i) x[i] = simd::load_one(from + i);
+  }
+}
+
+template <class S>
+using PackPhases = void (*)(const FlatRow<S>&, const S*, const FlatPanel&, compute_t<S>*);
+
+// For pixels of a few elements, or null.
+template <class S>
+PackPhases<S> phases_of(const FlatRow<S>& row, index_t pixel) {
+  if constexpr (sizeof(S) == sizeof(compute_t<S>))
+    if (row.repeat == 1 && row.channel_step == 1 && pixel > 1 && pixel <= 8)
+      return pixel == 2 ? copy_phases<2, S> : pixel <= 4 ? copy_phases<4, S> : copy_phases<8, S>;
+  switch (pixel) {
+    case 1: return pack_phases<1, S>;
+    case 2: return pack_phases<2, S>;
+    case 3: return pack_phases<3, S>;
+    case 4: return pack_phases<4, S>;
+    default: return nullptr;
   }
 }
 
@@ -140,19 +239,19 @@ void pack_flat(const FlatRow<S>& row, const S* from, const FlatPanel& panel, com
   if (adjacent && panel.stride == 1) {
     to += row.begin * panel.pixel;
     each([&] { pack_contiguous(from, row.array_end, pixels * panel.pixel, to); });
+  } else if (row.channel_step == 1 && row.step * row.repeat == panel.pixel && panel.stride == 1 &&
+             row.repeat <= kMostRepeats) {
+    to += row.begin * panel.pixel;
+    each([&] { pack_repeated(from, pixels * row.step, row.repeat, to); });
   } else if (adjacent && panel.pixel == 1 && panel.stride == 2 && panel.phases == 2) {
     const bool odd = row.begin % 2 != 0;  // whether the first position is the second of a pair
     const index_t first = row.begin / 2 + (odd ? panel.segment : 0);
     const index_t second = (row.begin + 1) / 2 + (odd ? 0 : panel.segment);
     each([&] { pack_pairs(from, row.array_end, pixels, to + first, to + second); });
-  } else if (panel.pixel <= 4) {
-    constexpr auto few = [](index_t pixel) {
-      return pixel == 1   ? pack_phases<1, S>
-             : pixel == 2 ? pack_phases<2, S>
-             : pixel == 3 ? pack_phases<3, S>
-                          : pack_phases<4, S>;
-    };
-    each([&, pack = few(panel.pixel)] { pack(row, from, panel, to); });
+  } else if (adjacent && panel.pixel == 1 && panel.stride == 3 && panel.phases == 3) {
+    each([&] { pack_triples(row, from, panel, to); });
+  } else if (const PackPhases<S> pack = phases_of(row, panel.pixel)) {
+    each([&] { pack(row, from, panel, to); });
   } else {
     each([&] { pack_pixels(row, from, panel, to); });
   }
