@@ -47,8 +47,9 @@ class Direct {
     if (!pack_weights()) return run_generic();
     if constexpr (kRepeats) find_repeats();
     copied_ = h_.stride * task_.row_begin;
-    if (phases())
-      run_phases();
+    if (phases() ||
+        (task_.tile->all_columns && class_count(spec_.op, spec_.w, depthwise::Dilation::split) <= kMostParts))
+      run_together();
     else
       each_part([&](const AxisClass& h, const AxisClass& w) { run_part(part_of(h, w)); });
     if (streams()) simd::stream_fence();
@@ -60,6 +61,7 @@ class Direct {
   static_assert(sizeof(Repeat<T>) <= 3 * simd::kVectorBytes);
 
   static constexpr index_t kRows = 2;  // that a pass computes of every part
+  static constexpr index_t kMostParts = depthwise::kMostPhases * depthwise::kMostPhases;  // of a pass
 
   // Taps of one axis whose weights are packed: start, start + step, ...
   struct Taps {
@@ -151,12 +153,12 @@ class Direct {
   }
 
   // All parts, a few rows at a time: results are written in the order of memory.
-  void run_phases() {
-    Part parts[depthwise::kMostPhases * depthwise::kMostPhases];
+  void run_together() {
+    Part parts[kMostParts];
     int count = 0;
     each_part([&](const AxisClass& h, const AxisClass& w) {
       Part& part = parts[count];
-      if (find_rows_of_phases(h, part))
+      if (phases() && find_rows_of_phases(h, part))
         count += w.out_start == 0;  // which stands for the others, too
       else
         part = part_of(h, w), ++count;
