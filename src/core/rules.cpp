@@ -213,7 +213,7 @@ index_t most_units(const Problem& p, bool phases) {
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few. `t` says what
-// tiles and tasks are of; all columns are only where tasks are enough.
+// tiles and tasks are of; all columns are only where tasks are enough, or where they are computed together.
 Tile direct_tile(const Problem& p, index_t units, index_t line, Tile t) {
   constexpr index_t kLeastLines = 8, kLeastRows = 8, kEnoughTasks = 8;
   const Spec& s = p.spec;
@@ -229,7 +229,8 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, Tile t) {
   if (t.columns < p.w.out_count) t.columns = ceil_div(t.columns, t.pixels) * t.pixels;
   const index_t row_classes = class_count(s.op, s.h, Dilation::split),
                 column_classes = class_count(s.op, s.w, Dilation::split);
-  t.all_columns = t.all_columns && column_classes > 1 && row_classes * s.batch >= kEnoughTasks;
+  const bool enough = row_classes * s.batch >= kEnoughTasks || column_classes <= kMostParts;
+  t.all_columns = t.all_columns && column_classes > 1 && enough;
   const index_t classes = t.phases ? 1 : t.all_columns ? row_classes : row_classes * column_classes;
   const index_t blocks = ceil_div(p.w.out_count, t.columns) * s.batch * classes;
   t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks,

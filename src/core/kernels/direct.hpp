@@ -47,8 +47,8 @@ class Direct {
     if (!pack_weights()) return run_generic();
     if constexpr (kRepeats) find_repeats();
     copied_ = h_.stride * task_.row_begin;
-    if (phases() ||
-        (task_.tile->all_columns && class_count(spec_.op, spec_.w, depthwise::Dilation::split) <= kMostParts))
+    const index_t columns = class_count(spec_.op, spec_.w, depthwise::Dilation::split);
+    if (phases() || (task_.tile->all_columns && columns <= depthwise::kMostParts))
       run_together();
     else
       each_part([&](const AxisClass& h, const AxisClass& w) { run_part(part_of(h, w)); });
@@ -61,7 +61,6 @@ class Direct {
   static_assert(sizeof(Repeat<T>) <= 3 * simd::kVectorBytes);
 
   static constexpr index_t kRows = 2;  // that a pass computes of every part
-  static constexpr index_t kMostParts = depthwise::kMostPhases * depthwise::kMostPhases;  // of a pass
 
   // Taps of one axis whose weights are packed: start, start + step, ...
   struct Taps {
@@ -154,7 +153,7 @@ class Direct {
 
   // All parts, a few rows at a time: results are written in the order of memory.
   void run_together() {
-    Part parts[kMostParts];
+    Part parts[depthwise::kMostParts];
     int count = 0;
     each_part([&](const AxisClass& h, const AxisClass& w) {
       Part& part = parts[count];

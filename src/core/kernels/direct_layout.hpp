@@ -30,6 +30,8 @@ __attribute__((always_inline)) inline index_t direct_ring_bytes(const Spec& spec
 
 // Phases of an axis up to which a task computes all of them.
 inline constexpr index_t kMostPhases = 4;
+// Classes of rows and of columns, in all, up to which a task computes a few rows of each in turn.
+inline constexpr index_t kMostParts = kMostPhases * kMostPhases;
 
 __attribute__((always_inline)) inline index_t direct_scratch_bytes(const Spec& spec, const Tile& tile,
                                                                    const AxisClass& h, const AxisClass& w) {
