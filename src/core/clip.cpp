@@ -28,8 +28,8 @@ bool all_finite(DType dtype, const void* filter, index_t begin, index_t end) {
 
 Axis clip_taps(const Axis& a) {
   if (a.in == 0 || a.out == 0 || a.kernel == 0) return a;
-  // The last output is the first to reach the image, the first output the last to leave it. Before the taps
-  // that stay nothing is left of the padding or more: it never becomes negative.
+  // Of the outputs, the last has the earliest tap over the image, and the first the latest. The padding that
+  // is left before the first tap must not become negative.
   const index_t until = a.pad - a.stride * (a.out - 1);
   const index_t first = until > 0 ? std::min((until - 1) / a.dilation + 1, a.pad / a.dilation) : 0;
   const index_t last = std::min(a.kernel - 1, (a.in - 1 + a.pad) / a.dilation);

@@ -109,12 +109,12 @@ void pack_pixels(const FlatRow<S>& row, const S* first, const FlatPanel& panel, 
     pack_lanes(row, first, panel, to, l + V <= panel.pixel ? l : panel.pixel - V, V);
 }
 
-// Elements in triples: of V triples in three vectors, the one at Place of each.
+// The elements at Place of the V triples that three vectors hold.
 template <int Place, class T, int... I>
 DEPTHWISE_INLINE vec<T> of_triples(vec<T> a, vec<T> b, vec<T> c, std::integer_sequence<int, I...>) {
   constexpr int V = kLanes<T>;
-  // A lane holds the element that it would in one of the three vectors: as many as there are lanes, since 3
-  // does not divide their number. Lane l has triple `triple(l)`.
+  // Since 3 does not divide V, these elements lie in different lanes: they are brought together where they
+  // lie, then put in order. Lane l has that of triple(l).
   constexpr auto triple = [](int lane) {
     int i = 0;
     while ((3 * i + Place) % V != lane) ++i;
