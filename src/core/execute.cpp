@@ -1,5 +1,7 @@
 #include "execute.hpp"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -46,18 +48,37 @@ void bound_scratch([[maybe_unused]] std::byte* buffer, [[maybe_unused]] index_t 
 #endif
 }
 
+// Where a thread keeps its scratch and the size of it; the buffer is freed as the thread ends. In
+// thread_local objects they would be as well, but without memory to make or to register these a process is
+// aborted.
+struct ScratchKeys {
+  pthread_key_t buffer{}, size{};
+  const bool made = pthread_key_create(&buffer, std::free) == 0 && pthread_key_create(&size, nullptr) == 0;
+};
+
 // One buffer a thread, kept between calls; null when there is no memory.
 std::byte* thread_scratch(index_t bytes) {
-  thread_local Buffer buffer;
-  thread_local index_t size = 0;
+  static const ScratchKeys keys;
+  if (!keys.made) return nullptr;
+  const auto keep = [](std::byte* buffer, index_t size) {
+    return pthread_setspecific(keys.buffer, buffer) == 0 &&
+           pthread_setspecific(keys.size, reinterpret_cast<const void*>(size)) == 0;
+  };
+  auto* buffer = static_cast<std::byte*>(pthread_getspecific(keys.buffer));
+  auto size = reinterpret_cast<index_t>(pthread_getspecific(keys.size));
   if (size < bytes) {
-    buffer.reset();
-    size = 0;
-    buffer = allocate(bytes);
-    if (buffer) size = bytes;
+    std::free(buffer);
+    keep(nullptr, 0);
+    buffer = allocate(bytes).release();
+    size = bytes;
+    if (!buffer || !keep(buffer, size)) {
+      std::free(buffer);
+      keep(nullptr, 0);
+      return nullptr;
+    }
   }
-  if (buffer) bound_scratch(buffer.get(), bytes, size);
-  return buffer.get();
+  bound_scratch(buffer, bytes, size);
+  return buffer;
 }
 
 struct Call {
