@@ -166,27 +166,30 @@ DEPTHWISE_INLINE void pack_repeated(const S* from, index_t count, index_t repeat
     for (index_t k = 0; k < repeat; ++k) *to++ = simd::load_one(from + i);
 }
 
-// The first position of a phase, or the row's end where it has none.
-template <class S>
-index_t first_of_phase(const FlatRow<S>& row, const FlatPanel& panel, index_t phase) {
-  const index_t begin = row.begin + (phase + panel.stride - row.begin % panel.stride) % panel.stride;
-  return begin < row.end ? begin : row.end;
+// Of each phase that the row has: its first pixel, where this goes, and how many pixels there are.
+template <class S, class Body>
+DEPTHWISE_INLINE void each_phase(const FlatRow<S>& row, const S* first, const FlatPanel& panel,
+                                 compute_t<S>* to, const Body& body) {
+  const index_t stride = panel.stride;
+  for (index_t phase = 0; phase < panel.phases; ++phase) {
+    const index_t begin = row.begin + (phase + stride - row.begin % stride) % stride;
+    if (begin >= row.end) continue;
+    body(first + (begin - row.begin) * row.step, to + phase * panel.segment + begin / stride * panel.pixel,
+         (row.end - begin + stride - 1) / stride);
+  }
 }
 
 // Pixels of Pixel elements, one phase after the other.
 template <int Pixel, class S>
 void pack_phases(const FlatRow<S>& row, const S* first, const FlatPanel& panel, compute_t<S>* to) {
-  const index_t stride = panel.stride, end = row.end, step = stride * row.step;
+  const index_t step = panel.stride * row.step;
   index_t source[Pixel];
   for (int i = 0; i < Pixel; ++i) source[i] = i / row.repeat * row.channel_step;
-  for (index_t phase = 0; phase < panel.phases; ++phase) {
-    index_t p = first_of_phase(row, panel, phase);
-    const S* from = first + (p - row.begin) * row.step;
-    compute_t<S>* x = to + phase * panel.segment + p / stride * Pixel;
-    for (; p < end; p += stride, from += step, x += Pixel)
+  each_phase(row, first, panel, to, [&](const S* from, compute_t<S>* x, index_t pixels) {
+    for (; pixels > 0; --pixels, from += step, x += Pixel)
 #pragma GCC unroll 4
       for (int i = 0; i < Pixel; ++i) x[i] = simd::load_one(from + source[i]);
-  }
+  });
 }
 
 // The same of pixels whose elements are adjacent: Lanes elements at once, of which the next pixel overwrites
@@ -194,17 +197,13 @@ void pack_phases(const FlatRow<S>& row, const S* first, const FlatPanel& panel, 
 template <int Lanes, class S>
 void copy_phases(const FlatRow<S>& row, const S* first, const FlatPanel& panel, compute_t<S>* to) {
   typedef S chunk __attribute__((vector_size(Lanes * sizeof(S)), aligned(sizeof(S)), may_alias));
-  const index_t stride = panel.stride, pixel = panel.pixel, end = row.end, step = stride * row.step;
-  for (index_t phase = 0; phase < panel.phases; ++phase) {
-    index_t p = first_of_phase(row, panel, phase);
-    if (p == end) continue;
-    const S* from = first + (p - row.begin) * row.step;
-    compute_t<S>* x = to + phase * panel.segment + p / stride * pixel;
+  const index_t step = panel.stride * row.step, pixel = panel.pixel;
+  each_phase(row, first, panel, to, [&](const S* from, compute_t<S>* x, index_t pixels) {
 #pragma GCC unroll 4
-    for (p += stride; p < end; p += stride, from += step, x += pixel)
+    for (; pixels > 1; --pixels, from += step, x += pixel)
       *reinterpret_cast<chunk*>(x) = *reinterpret_cast<const chunk*>(from);
     for (index_t i = 0; i < pixel; ++i) x[i] = simd::load_one(from + i);
-  }
+  });
 }
 
 template <class S>
