@@ -68,7 +68,6 @@ std::byte* thread_scratch(index_t bytes) {
   auto size = reinterpret_cast<index_t>(pthread_getspecific(keys.size));
   if (size < bytes) {
     std::free(buffer);
-    keep(nullptr, 0);
     buffer = allocate(bytes).release();
     size = bytes;
     if (!buffer || !keep(buffer, size)) {

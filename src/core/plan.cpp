@@ -203,32 +203,25 @@ bool reads_all(const Plan& plan) {
 
 bool is_generic(const Plan& plan) { return kernel_info(plan.kernel).name == std::string("generic"); }
 
-// Without the taps that read nothing but zeros of the padding.
-Spec clipped(Spec spec) {
-  if (spec.op == Op::grad_filter || degenerate(spec)) return spec;
-  normalise_border(spec);
-  if (needs_patches(spec)) return spec;
-  spec.h = clip_taps(spec.h);
-  spec.w = clip_taps(spec.w);
-  return spec;
-}
-
-}  // namespace
-
-Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa) {
-  check(spec);
-  const Spec fewer = clipped(spec);
-  Plan plan = make_whole_plan(fewer, kernel, isa);
-  if (fewer.h.kernel < spec.h.kernel || fewer.w.kernel < spec.w.kernel)
-    plan.whole = std::make_shared<const Plan>(make_whole_plan(spec, kernel, isa));
-  return plan;
-}
-
-Plan make_whole_plan(Spec spec, const std::string& kernel, const std::string& isa) {
+Spec resolved(Spec spec) {
   check(spec);
   normalise(spec.h);
   normalise(spec.w);
   normalise_border(spec);
+  return spec;
+}
+
+// Without the taps that read nothing but zeros of the padding.
+Spec clipped(Spec spec) {
+  if (spec.op == Op::grad_filter || degenerate(spec) || needs_patches(spec)) return spec;
+  for (Axis* axis : {&spec.h, &spec.w}) {
+    *axis = clip_taps(*axis);
+    normalise(*axis);
+  }
+  return spec;
+}
+
+Plan plan_of(const Spec& spec, const std::string& kernel, const std::string& isa) {
   Plan plan;
   plan.spec = spec;
   plan.isa = &choose_isa(isa);
@@ -247,6 +240,20 @@ Plan make_whole_plan(Spec spec, const std::string& kernel, const std::string& is
     }
   }
   return plan;
+}
+
+}  // namespace
+
+Plan make_plan(const Spec& spec, const std::string& kernel, const std::string& isa) {
+  const Spec all = resolved(spec), fewer = clipped(all);
+  Plan plan = plan_of(fewer, kernel, isa);
+  if (fewer.h.kernel < all.h.kernel || fewer.w.kernel < all.w.kernel)
+    plan.whole = std::make_shared<const Plan>(plan_of(all, kernel, isa));
+  return plan;
+}
+
+Plan make_whole_plan(const Spec& spec, const std::string& kernel, const std::string& isa) {
+  return plan_of(resolved(spec), kernel, isa);
 }
 
 index_t Plan::in_place() const { return patches->inner_rows.size() * patches->inner_columns.size(); }

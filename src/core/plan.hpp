@@ -113,8 +113,8 @@ void join_rows(Plan& plan);
 // `kernel` and `isa` force a choice when not empty. Throws std::invalid_argument when the problem is
 // malformed, the kernel unknown or not applicable, no kernel of the algorithm applicable, or the ISA
 // unusable.
-Plan make_plan(Spec spec, const std::string& kernel, const std::string& isa);
+Plan make_plan(const Spec& spec, const std::string& kernel, const std::string& isa);
 // The same without taps left out.
-Plan make_whole_plan(Spec spec, const std::string& kernel, const std::string& isa);
+Plan make_whole_plan(const Spec& spec, const std::string& kernel, const std::string& isa);
 
 }  // namespace depthwise

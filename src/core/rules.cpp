@@ -449,7 +449,8 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
 // are short; where planes do not evict their neighbours, all of which are read and written at once.
 bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector_bytes) {
   constexpr double kLeastUse = 0.7, kLeastImageUse = 2 / 3.0;
-  constexpr index_t kShortRow = 12, kFewTaps = 5, kDilated = 4, kLongRow = 28;
+  constexpr index_t kShortRow = 12, kFewTaps = 5, kDilated = 4, kPair = 2, kMostColumns = 28,
+                    kMostUnderRow = 14;
   const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element, columns = p.w.out_count;
   if (lane_use(p.channels, lanes) < kLeastUse) return false;
   if (whole) return true;
@@ -463,9 +464,11 @@ bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector
                       ((taps == 3 && columns <= 2 * lanes) || takes_strips(p.h, p.w, lanes, element));
   if (images && lane_use(columns, lanes) > kLeastImageUse) return false;
   if (columns <= kShortRow) return true;
-  if (!plane_tiles(spec) && vector_bytes != kAvx2Bytes) return p.h.taps * p.w.taps >= kFewTaps;
-  if (!plane_tiles(spec))
-    return columns <= (p.h.taps == 1 ? kShortRow + 2 : kLongRow) && p.h.taps * p.w.taps > 2;
+  if (!plane_tiles(spec)) {
+    const index_t all = p.h.taps * p.w.taps;
+    if (vector_bytes != kAvx2Bytes) return all >= kFewTaps;
+    return all > kPair && columns <= (p.h.taps == 1 ? kMostUnderRow : kMostColumns);
+  }
   if (evicted(spec.h, spec.w)) return false;
   if (p.w.spacing > 1) return p.w.spacing >= kDilated;
   // Masked lanes, of what needs no conversion: planes are shifted, or taken apart, in registers.
