@@ -48,16 +48,18 @@ def problems():
     yield (1, 56, 56, 32), (31, 31, 32, 1), {}
     yield (1, 40, 300, 3), (3, 3, 3, 1), {}
     yield (8, 14, 14, 64), (7, 7, 64, 1), {}
+    yield (1, 1, 5, 1), (1, 3, 1, 1), {"dilation": (1, 2**20)}
     yield (1, 1, 2**19, 1), (1, 3, 1, 1), {"dilation": (1, 2**18)}  # no row of taps fits into scratch
+
+
+def spec_of(x_shape, filter_shape, keywords, layout, dtype):
+    shape = x_shape if layout == "NHWC" else (x_shape[0], x_shape[3], *x_shape[1:3])
+    return _spec.general_spec(shape, filter_shape, dtype, layout=layout, **keywords)
 
 
 @cache
 def specs(layout, dtype):
-    found = []
-    for x_shape, filter_shape, keywords in problems():
-        shape = x_shape if layout == "NHWC" else (x_shape[0], x_shape[3], *x_shape[1:3])
-        found.append(_spec.general_spec(shape, filter_shape, dtype, layout=layout, **keywords))
-    return found
+    return [spec_of(*problem, layout, dtype) for problem in problems()]
 
 
 def rows():
@@ -177,9 +179,7 @@ def leaves_taps_out(layout, dtype):
         ((1, 9, 4, 16), (7, 11, 16, 1), {"stride": (2, 3), "dilation": (4, 1)}),
         ((1, 4, 37, 32), (9, 3, 32, 1), {"dilation": (1, 40)}),
     ]
-    for x_shape, filter_shape, keywords in cases:
-        shape = x_shape if layout == "NHWC" else (x_shape[0], x_shape[3], *x_shape[1:3])
-        yield _spec.general_spec(shape, filter_shape, dtype, layout=layout, **keywords)
+    return [spec_of(*case, layout, dtype) for case in cases]
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # infinity times 0
