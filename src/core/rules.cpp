@@ -426,10 +426,11 @@ Rule nhwc_multiplier(const Spec& spec) {
   return r;
 }
 
+constexpr index_t kTileRows = 7;
+
 // Whether planes have tiles of several rows, which beat transposed channels even where they fill half the
 // lanes.
 bool plane_tiles(const Spec& spec) {
-  constexpr index_t kTileRows = 7;
   const Problem p(spec);
   const bool square = p.h.taps == p.w.taps && (p.h.taps == 3 || p.h.taps == 5 || p.h.taps == 7);
   const bool strides = p.h.stride == p.w.stride && p.h.stride <= 2 && (p.h.stride == 1 || p.w.spacing == 1);
@@ -445,12 +446,23 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
   return std::min(rows, p.h.stride == 1 && p.h.spacing == 1 ? even + (even & 1) : even);  // tiles take pairs
 }
 
+// Whether transposing pays, by measurement, where planes have no tiles of several rows: on AVX2, where
+// classes have few rows, and up to a number of columns, since every output of a multiplier transposes its
+// input again and a single row of taps uses it little.
+bool transposing_pays_without_tiles(const Spec& spec, const Problem& p, int vector_bytes) {
+  constexpr index_t kFewTaps = 5, kMostColumns = 65, kMostRepeated = 33, kMostUnderRow = 14;
+  const index_t taps = p.h.taps * p.w.taps, columns = p.w.out_count;
+  if (vector_bytes != kAvx2Bytes) return taps >= kFewTaps;
+  if (taps <= 2) return false;
+  if (p.h.taps == 1) return columns <= kMostUnderRow;
+  return p.h.out_count < kTileRows || columns <= (spec.multiplier == 1 ? kMostColumns : kMostRepeated);
+}
+
 // Whether transposing pays, by measurement: where planes have no tiles of several rows, and where their rows
 // are short; where planes do not evict their neighbours, all of which are read and written at once.
 bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector_bytes) {
   constexpr double kLeastUse = 0.7, kLeastImageUse = 2 / 3.0;
-  constexpr index_t kShortRow = 12, kFewTaps = 5, kDilated = 4, kPair = 2, kMostColumns = 28,
-                    kMostUnderRow = 14;
+  constexpr index_t kShortRow = 12, kDilated = 4;
   const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element, columns = p.w.out_count;
   if (lane_use(p.channels, lanes) < kLeastUse) return false;
   if (whole) return true;
@@ -464,11 +476,7 @@ bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector
                       ((taps == 3 && columns <= 2 * lanes) || takes_strips(p.h, p.w, lanes, element));
   if (images && lane_use(columns, lanes) > kLeastImageUse) return false;
   if (columns <= kShortRow) return true;
-  if (!plane_tiles(spec)) {
-    const index_t all = p.h.taps * p.w.taps;
-    if (vector_bytes != kAvx2Bytes) return all >= kFewTaps;
-    return all > kPair && columns <= (p.h.taps == 1 ? kMostUnderRow : kMostColumns);
-  }
+  if (!plane_tiles(spec)) return transposing_pays_without_tiles(spec, p, vector_bytes);
   if (evicted(spec.h, spec.w)) return false;
   if (p.w.spacing > 1) return p.w.spacing >= kDilated;
   // Masked lanes, of what needs no conversion: planes are shifted, or taken apart, in registers.
