@@ -59,6 +59,15 @@ def random_array(rng, shape, dtype):
     return rng.standard_normal(shape).astype(DTYPES[dtype])
 
 
+def at_address(array, offset):
+    """A copy of the array whose first byte lies `offset` bytes past a multiple of 64."""
+    room = np.empty(array.nbytes + 128, np.uint8)
+    start = -room.ctypes.data % 64 + offset
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
 def in_memory(array, form):
     """An array of another memory layout with the values of `array` ("broadcast" repeats the first item)."""
     if form == "contiguous":

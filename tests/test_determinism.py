@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import DTYPES, random_array, same_bits
+from helpers import DTYPES, at_address, random_array, same_bits
 
 import depthwise
 
@@ -33,15 +33,6 @@ def operands(rng, case, dtype, batch):
     x = random_array(rng, (batch, *shape), dtype)
     filter = random_array(rng, filter_shape, dtype)
     return x, filter, random_array(rng, depthwise.conv2d(x, filter, **keywords).shape, dtype), keywords
-
-
-def at_address(array, offset):
-    """A copy of the array whose first byte lies `offset` bytes past a multiple of 64."""
-    room = np.empty(array.nbytes + 128, np.uint8)
-    start = -room.ctypes.data % 64 + offset
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -16,6 +16,7 @@ from helpers import (
     DTYPES,
     assert_forward,
     assert_within,
+    at_address,
     random_array,
     same_bits,
     sum_bound,
@@ -267,6 +268,8 @@ def test_batches_beyond_the_caches_have_the_bits_of_their_images(rng, op, isa, d
         ((113, 112, 96), 3, {"stride": 2}),
         ((64, 65, 128), 3, {}),
         ((65, 66, 128), 3, {"stride": 2}),
+        ((33, 35, 264), 3, {}),
+        ((33, 35, 256), 3, {"stride": 2}),
         ((80, 81, 48), 3, {"multiplier": 4}),
         ((400, 401, 3), 3, {}),
         ((32, 113, 112), 3, {"layout": "NCHW"}),
@@ -424,6 +427,40 @@ def test_tasks_of_few_threads_have_the_bits_of_many(rng, op, isa):
         for threads in (1, 2, 3, 8):
             result = plan(spec, op, "nhwc_direct", isa).run(a, b, None, None, threads)
             assert same_bits(result, expected), (spec, threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, isa, dtype):
+    """Vectors may begin where the image's lines do: of all channels in one task, and of some in several."""
+    size = DTYPES[dtype].itemsize
+    for channels, height, stride in itertools.product((192, 204, 208, 296, 520, 1112), (2, 21), (1, 2)):
+        image, filter_shape = (1, height, 18, channels), (3, 3, channels, 1)
+        spec = _spec.general_spec(image, filter_shape, dtype, stride=stride, padding="SAME")
+        a, b = operands(rng, spec, op)
+        bias = random_array(rng, (channels,), dtype) if op == "forward" and stride == 1 else None
+        arguments = spec.native_arguments(op, has_bias=bias is not None)
+        expected = _native.Plan(*arguments, GENERIC, isa).run(a, b, bias, None, 1)
+        chosen = _native.Plan(*arguments, "nhwc_direct", isa)
+        for offset, threads in itertools.product((0, size, 16, 48, 64 - size), (1, 8)):
+            result = chosen.run(at_address(a, offset), b, bias, None, threads)
+            assert same_bits(result, expected), (spec, offset, threads)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+def test_planes_of_narrow_vectors_are_taken_where_nobody_asks_for_an_isa(rng, monkeypatch, op, dtype):
+    """They have the bits of the ISA that is asked for."""
+    best = _native.isas()[0]
+    narrow = "avx2" if best == "avx512" and "avx2" in _native.isas() else best
+    spec = _spec.general_spec((2, 5, 21, 20), (3, 3, 5, 1), dtype, layout="NCHW", padding="SAME")
+    a, b = operands(rng, spec, op)
+    free, wide = plan(spec, op), plan(spec, op, None, best)
+    assert (free.describe(1)["isa"], wide.describe(1)["isa"]) == (narrow, best)
+    assert same_bits(free.run(a, b, None, None, 1), wide.run(a, b, None, None, 1))
+    monkeypatch.setenv("DEPTHWISE_ISA", best)
+    assert plan(spec, op).describe(1)["isa"] == best
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -114,6 +114,8 @@ const Isa& choose_isa(const std::string& name) {
   throw std::invalid_argument(source + " must be one of " + isa_names(false) + ", got '" + wanted + "'");
 }
 
+bool asks_for_isa(const std::string& name) { return !name.empty() || environment("DEPTHWISE_ISA"); }
+
 int available_cpus() {
   cpu_set_t set;
   int cpus = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));

@@ -20,6 +20,8 @@ const std::vector<Isa>& compiled_isas();
 // The ISA named, or for an empty name the one that DEPTHWISE_ISA asks for, else the best that runs here.
 // Throws std::invalid_argument for a name that is unknown or does not run here.
 const Isa& choose_isa(const std::string& name);
+// Whether the name or DEPTHWISE_ISA asks for one.
+bool asks_for_isa(const std::string& name);
 
 // CPUs by affinity mask and cgroup quota, at least 1.
 int available_cpus();

@@ -168,6 +168,20 @@ void choose_kernel(Plan& plan, const std::string& kernel) {
   refuse(spec, kernel, plan.rule.refusal);
 }
 
+// For the ISA asked for or, where none is and no kernel either, the best one, unless a narrower one beats it.
+void choose_isa_and_kernel(Plan& plan, const std::string& kernel, const std::string& isa) {
+  plan.isa = &choose_isa(isa);
+  choose_kernel(plan, kernel);
+  const bool free = kernel.empty() && !asks_for_isa(isa) && plan.spec.algorithm != Algorithm::fft;
+  for (const Isa& other : compiled_isas()) {
+    if (!free || !other.supported || &other == plan.isa) continue;
+    Plan narrow = plan;
+    narrow.isa = &other;
+    choose_kernel(narrow, kernel);
+    if (narrow.rule.beats_wider) plan = narrow;
+  }
+}
+
 // The plan whose tasks have the rule's coarse units, if it has any.
 std::shared_ptr<const Plan> coarse_plan(const Plan& plan) {
   if (plan.rule.coarse_units <= plan.rule.tile.units) return nullptr;
@@ -179,12 +193,11 @@ std::shared_ptr<const Plan> coarse_plan(const Plan& plan) {
 }
 
 // The plan for filters of rank 1, where "auto" would take it.
-std::shared_ptr<const Plan> separable_plan(const Plan& direct) {
-  const Spec& s = direct.spec;
+std::shared_ptr<const Plan> separable_plan(const Spec& s, const std::string& isa) {
   if (s.algorithm != Algorithm::automatic || s.op == Op::grad_filter || degenerate(s)) return nullptr;
   Plan plan{.spec = s,
             .kernel = s.op == Op::forward ? KernelId::forward_separable : KernelId::grad_input_separable,
-            .isa = direct.isa};
+            .isa = &choose_isa(isa)};
   plan.rule = kernel_rule(plan.kernel, s, plan.isa->kernels->vector_bytes);
   if (!plan.rule.applies || !plan.rule.preferred) return nullptr;
   cut(plan);
@@ -224,10 +237,9 @@ Spec clipped(Spec spec) {
 Plan plan_of(const Spec& spec, const std::string& kernel, const std::string& isa) {
   Plan plan;
   plan.spec = spec;
-  plan.isa = &choose_isa(isa);
-  choose_kernel(plan, kernel);
+  choose_isa_and_kernel(plan, kernel, isa);
   if (!needs_patches(spec)) plan.coarse = coarse_plan(plan);
-  if (kernel.empty()) plan.if_separable = separable_plan(plan);
+  if (kernel.empty()) plan.if_separable = separable_plan(spec, isa);
   if (reads_all(plan)) return plan;
   // The generic kernel reads borders and integers itself, and does so where there are no patches.
   if (needs_patches(spec) && !degenerate(spec) && !(is_generic(plan) && !kernel.empty())) {

@@ -16,8 +16,9 @@ inline constexpr index_t kMaxScratchBytes = 1 << 20, kMaxFftScratchBytes = 64 <<
 
 // A registry row's answer to a problem.
 struct Rule {
-  bool applies = false;    // the kernel computes this problem
-  bool preferred = false;  // and should, unless an earlier row is preferred too
+  bool applies = false;      // the kernel computes this problem
+  bool preferred = false;    // and should, unless an earlier row is preferred too
+  bool beats_wider = false;  // and does so faster than any kernel of wider vectors
   Tile tile;
   index_t units = 1;  // what Tile::units counts: lines of channels, planes, or channels
   Dilation rows = Dilation::split, columns = Dilation::keep;

@@ -213,7 +213,8 @@ index_t most_units(const Problem& p, bool phases) {
 
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few. `t` says what
-// tiles and tasks are of; all columns are only where tasks are enough, or where they are computed together.
+// tiles and tasks are of; all columns are only where tasks are enough, or where they are computed together,
+// and of 0 pixels are tiles that fit the columns.
 Tile direct_tile(const Problem& p, index_t units, index_t line, Tile t) {
   constexpr index_t kLeastLines = 8, kLeastRows = 8, kEnoughTasks = 8;
   const Spec& s = p.spec;
@@ -225,7 +226,7 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, Tile t) {
   };
   fit_columns(t, caches().l2, 64, bytes);
   t.columns = ceil_div(p.w.out_count, ceil_div(p.w.out_count, t.columns));
-  t.pixels = t.whole_lines ? kLinePixels : choose_pixels(t.columns);
+  if (t.pixels == 0) t.pixels = choose_pixels(t.columns);
   if (t.columns < p.w.out_count) t.columns = ceil_div(t.columns, t.pixels) * t.pixels;
   const index_t row_classes = class_count(s.op, s.h, Dilation::split),
                 column_classes = class_count(s.op, s.w, Dilation::split);
@@ -306,30 +307,54 @@ bool line_tiles_pay(const Problem& p, int vector_bytes) {
   return (pixel % distance) * (p.w.src_step % distance) % distance == 0;
 }
 
+// Outputs of a row that tiles of a whole line in one vector hold, by measurement: few under 3x3 taps where
+// what a wider tile reads would evict itself from the first-level cache (pixels of the one distance or the
+// other, and a stride of 2), or where it is read and written beyond the caches, a page or more at a time.
+// Else 0.
+int few_pixels(const Problem& p, int vector_bytes) {
+  const index_t element = compute_bytes(p.spec.dtype), pixel = p.channels * element;
+  const bool as_it_is = p.spec.multiplier == 1 && dtype_bytes(p.spec.dtype) == element;
+  if (vector_bytes != kLineBytes || !as_it_is || p.w.spacing != 1 || p.w.src_step != 1) return 0;
+  if (p.h.taps != 3 || p.w.taps != 3 || p.h.stride != p.w.stride) return 0;
+  if (p.w.stride == 2 && (pixel % kWayBytes == kWayBytes / 2 || pixel == kWayBytes / 4)) return kFewPixels;
+  return p.w.stride == 1 && beyond_caches(p.spec) && pixel >= kWayBytes / 4 ? kLinePixels : 0;
+}
+
+// Rows far enough ahead for the memory to answer, not so far that they are evicted again; 0 where nothing
+// pays.
+int tiles_ahead(const Problem& p, const Tile& t, bool whole_lines) {
+  constexpr index_t kFetchBytes = 4 << 10, kLeastTiles = 2, kStridedBytes = 10 << 20;
+  const index_t pixel = p.channels / p.spec.multiplier * dtype_bytes(p.spec.dtype);
+  // By measurement, where lines are read at once: under strides from less than the caches on.
+  const bool strided = p.h.stride > 1 && t.pixels > kFewPixels && image_bytes(p.spec) > kStridedBytes;
+  const bool pays = beyond_caches(p.spec) || (whole_lines ? strided : fetching_pays(p));
+  return pays && pixel > 0 ? static_cast<int>(std::max(kLeastTiles, ceil_div(kFetchBytes, t.pixels * pixel)))
+                           : 0;
+}
+
 // With `phases`, a task computes all classes of rows and columns; with `copies`, on copies of rows.
 Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool copies = false) {
-  // Far enough ahead for the memory to answer, not so far that it is evicted again.
-  constexpr index_t kFetchBytes = 4 << 10;
   Rule r;
   r.columns = Dilation::split;
   r.whole = phases;
   const Problem p(spec, r.columns);
   const index_t element = compute_bytes(spec.dtype), line = kLineBytes / element;
   r.units = ceil_div(p.channels, line);
-  const index_t stored = dtype_bytes(spec.dtype), pixel = (p.channels / spec.multiplier) * stored;
-  const bool beyond = beyond_caches(spec), whole_lines = vector_bytes == kLineBytes,
-             evicted = p.channels * stored % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes == 0;
+  const bool whole_lines = vector_bytes == kLineBytes,
+             evicted =
+                 p.channels * dtype_bytes(spec.dtype) % kWayBytes * (p.w.out_step % kWayBytes) % kWayBytes ==
+                 0;
   Tile kind;
   kind.phases = phases;
   // Classes of columns share their weights: where a task has all of them, these are packed once.
   kind.all_columns = !phases && !copies && spec.op == Op::forward;
   kind.whole_lines = !phases && !copies && line_tiles_pay(p, vector_bytes);
+  kind.pixels = kind.whole_lines ? kLinePixels : phases || copies ? 0 : few_pixels(p, vector_bytes);
   r.tile = direct_tile(p, r.units, line, kind);
-  if ((beyond || (!whole_lines && fetching_pays(p))) && pixel > 0)
-    r.tile.fetch_ahead = static_cast<int>(ceil_div(kFetchBytes, r.tile.pixels * pixel));
+  r.tile.fetch_ahead = tiles_ahead(p, r.tile, whole_lines);
   // Where a task computes all phases, parts of lines would be written past the caches out of order. Pixels
   // that evict each other from the caches are no faster to write past them.
-  r.tile.stream = beyond && (!phases || whole_lines) && !evicted;
+  r.tile.stream = beyond_caches(spec) && (!phases || whole_lines) && !evicted;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
   if (!copies) choose_coarse(r, p);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
@@ -427,6 +452,7 @@ Rule nhwc_multiplier(const Spec& spec) {
 }
 
 constexpr index_t kTileRows = 7;
+constexpr index_t kShortRow = 12;  // which are transposed, unless planes are read in place
 
 // Whether planes have tiles of several rows, which beat transposed channels even where they fill half the
 // lanes.
@@ -446,23 +472,35 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
   return std::min(rows, p.h.stride == 1 && p.h.spacing == 1 ? even + (even & 1) : even);  // tiles take pairs
 }
 
-// Whether transposing pays, by measurement, where planes have no tiles of several rows: on AVX2, where
-// classes have few rows, and up to a number of columns, since every output of a multiplier transposes its
-// input again and a single row of taps uses it little.
+// Whether transposing pays, by measurement, where planes have no tiles of several rows: up to a number of
+// columns, since every output of a multiplier transposes its input again and a single row of taps uses it
+// little; with AVX2, where classes have few rows, too.
 bool transposing_pays_without_tiles(const Spec& spec, const Problem& p, int vector_bytes) {
-  constexpr index_t kFewTaps = 5, kMostColumns = 65, kMostRepeated = 33, kMostUnderRow = 14;
+  struct Limits {
+    index_t taps, columns, repeated, under_row;
+  };
+  constexpr index_t kFewTaps = 5;
+  const bool avx2 = vector_bytes == kAvx2Bytes;
   const index_t taps = p.h.taps * p.w.taps, columns = p.w.out_count;
-  if (vector_bytes != kAvx2Bytes) return taps >= kFewTaps;
-  if (taps <= 2) return false;
-  if (p.h.taps == 1) return columns <= kMostUnderRow;
-  return p.h.out_count < kTileRows || columns <= (spec.multiplier == 1 ? kMostColumns : kMostRepeated);
+  if (!avx2 && vector_bytes != kLineBytes) return taps >= kFewTaps;
+  const Limits limits = avx2 ? Limits{3, 65, 33, 14} : Limits{4, 75, 56, 33};
+  if (taps < limits.taps) return false;
+  if (p.h.taps == 1) return columns <= limits.under_row;
+  if (avx2 && p.h.out_count < kTileRows) return true;
+  return columns <= (spec.multiplier == 1 ? limits.columns : limits.repeated);
+}
+
+// The same under dilated taps where planes have such tiles.
+bool transposing_pays_dilated(const Problem& p, int vector_bytes) {
+  constexpr index_t kDilated = 4, kMostColumns = 40;
+  if (vector_bytes == kAvx2Bytes || p.w.spacing < kDilated) return false;
+  return vector_bytes != kLineBytes || (p.w.taps >= 5 && p.w.out_count <= kMostColumns);
 }
 
 // Whether transposing pays, by measurement: where planes have no tiles of several rows, and where their rows
 // are short; where planes do not evict their neighbours, all of which are read and written at once.
 bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector_bytes) {
   constexpr double kLeastUse = 0.7, kLeastImageUse = 2 / 3.0;
-  constexpr index_t kShortRow = 12, kDilated = 4;
   const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element, columns = p.w.out_count;
   if (lane_use(p.channels, lanes) < kLeastUse) return false;
   if (whole) return true;
@@ -478,7 +516,7 @@ bool transposing_pays(const Spec& spec, const Problem& p, bool whole, int vector
   if (columns <= kShortRow) return true;
   if (!plane_tiles(spec)) return transposing_pays_without_tiles(spec, p, vector_bytes);
   if (evicted(spec.h, spec.w)) return false;
-  if (p.w.spacing > 1) return p.w.spacing >= kDilated;
+  if (p.w.spacing > 1) return transposing_pays_dilated(p, vector_bytes);
   // Masked lanes, of what needs no conversion: planes are shifted, or taken apart, in registers.
   const bool masks = vector_bytes == kLineBytes && element == dtype_bytes(spec.dtype);
   if (masks && taps <= 5) return false;
@@ -539,6 +577,20 @@ void take_all_rows(Rule& r, const Spec& spec) {
   r.tile.units = std::clamp<index_t>(caches().l2 / 4 / std::max<index_t>(plane, 1), 1, r.tile.units);
 }
 
+// Whether AVX2's tiles and strips of planes beat any kernel of vectors twice as wide, by measurement: where
+// rows fill more of their lanes, and where they are short; under a stride of 1, not beyond the caches.
+bool narrow_planes_pay(const Spec& spec, int vector_bytes) {
+  const index_t element = compute_bytes(spec.dtype), lanes = vector_bytes / element;
+  const Problem p(spec);
+  const index_t columns = p.w.out_count;
+  const bool images = plane_tiles(spec) && p.w.taps == 3 && spec.multiplier == 1 &&
+                      dtype_bytes(spec.dtype) == element && (spec.op == Op::forward || spec.w.stride == 1);
+  const bool dense = p.w.stride == 1;
+  if (vector_bytes != kAvx2Bytes || !images || (dense && beyond_caches(spec))) return false;
+  const bool few = columns <= kShortRow || (dense && columns < 4 * lanes && columns % (2 * lanes) != 0);
+  return few || lane_use(columns, lanes) > lane_use(columns, 2 * lanes);
+}
+
 Rule nchw_planes(const Spec& spec, int vector_bytes) {
   Rule r = vector_rule(spec, vector_bytes, false);
   r.applies = r.applies && spec.layout == Layout::nchw;
@@ -550,7 +602,9 @@ Rule nchw_planes(const Spec& spec, int vector_bytes) {
       choose_coarse_planes(r, spec);
   }
   r.preferred = true;
-  r.reason = "the columns of a plane fill the lanes";
+  r.beats_wider = r.applies && narrow_planes_pay(spec, vector_bytes);
+  r.reason = r.beats_wider ? "the columns of a plane fill the lanes, of narrow vectors best"
+                           : "the columns of a plane fill the lanes";
   return r;
 }
 

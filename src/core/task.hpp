@@ -15,8 +15,9 @@ inline constexpr index_t kLineBytes = 64;
 // of it apart evict each other, and half or a quarter of it apart they have a half or a quarter of the cache.
 inline constexpr index_t kWayBytes = 4096;
 
-// Pixels of a tile of the direct kernel that takes all vectors of a line, unless it is of one pixel.
-inline constexpr int kLinePixels = 4;
+// Pixels of a tile of the direct kernel that takes all vectors of a line, unless it is of one pixel; and of
+// the narrowest one whose vectors are lines.
+inline constexpr int kLinePixels = 4, kFewPixels = 2;
 
 // The shape of a kernel's work, chosen by the plan. A unit is a line of channels or an output plane.
 struct Tile {

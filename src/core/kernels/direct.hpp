@@ -30,13 +30,15 @@ class Direct {
         w_(task.w),
         source_(spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_)),
         result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
-        first_(task.unit_begin * kLine<T>),
-        channels_(depthwise::smaller(task.unit_end * kLine<T>, result_.channels) - first_),
+        lead_(find_lead()),
+        first_(task.unit_begin > 0 ? task.unit_begin * kLine<T> + lead_ : 0),
+        channels_(depthwise::smaller(task.unit_end * kLine<T> + lead_, result_.channels) - first_),
+        first_vector_(task.unit_begin > 0 || lead_ == 0 ? 0 : lead_ - kLanes<T>),
         rows_(packed_taps(spec_.h, h_)),
         columns_(packed_taps(spec_.w, w_)),
         weights_(reinterpret_cast<T*>(task.scratch)),
-        repeats_(reinterpret_cast<Repeat<T>*>(weights_ +
-                                              task.tile->units * kLine<T> * rows_.count * columns_.count)),
+        repeats_(reinterpret_cast<Repeat<T>*>(weights_ + depthwise::direct_weight_lines(spec_, *task.tile) *
+                                                             kLine<T> * rows_.count * columns_.count)),
         ring_(reinterpret_cast<S*>(reinterpret_cast<std::byte*>(repeats_) +
                                    depthwise::direct_repeat_bytes(spec_, *task.tile))),
         ring_step_(depthwise::direct_ring_step(spec_, *task.tile)),
@@ -85,6 +87,23 @@ class Direct {
     return phases() ? Taps{0, 1, axis.kernel} : Taps{c.tap_start, c.tap_step, c.taps};
   }
 
+  // Channels before the first whose address a vector fits, where vectors of whole lines begin there: those
+  // that straddle two lines take two accesses each, and twice the room in the first-level cache. The first
+  // task has one more of them. Where lines are written past the caches it is they that count, and copies are
+  // aligned.
+  index_t find_lead() const {
+    constexpr index_t kLeastVectors = 12, lanes = kLanes<T>, size = sizeof(S), bytes = lanes * size;
+    if (kRepeats || lanes < kLine<T> || copies() || streams()) return 0;
+    const index_t over = reinterpret_cast<index_t>(task_.operands.a) % bytes,
+                  lead = over == 0 ? 0 : (bytes - over) / size;
+    const bool alike = over % size == 0 && source_.channels * size % (bytes / 2) == 0;
+    // The last task's channels begin behind its units, and must fill a vector.
+    const index_t units = task_.tile->units, lines = (result_.channels + lanes - 1) / lanes,
+                  last = result_.channels - (lines - 1) / units * units * lanes;
+    const bool fills = last == result_.channels || last - lead >= lanes;
+    return alike && fills && depthwise::smaller(units, lines) >= kLeastVectors ? lead : 0;
+  }
+
   // From the weights of one vector of channels to the next one's.
   index_t weight_vector() const { return rows_.count * columns_.count * kLanes<T>; }
 
@@ -94,7 +113,7 @@ class Direct {
     constexpr index_t kBlock = 8 * kLine<T>;
     vec<T> probe = {};  // of products with 0, in sums that do not wait for one another
     T* block = weights_;
-    for (index_t channel = 0; channel < channels_; channel += kBlock) {
+    for (index_t channel = first_vector_; channel < channels_; channel += kBlock) {
       const index_t end = depthwise::smaller(channel + kBlock, channels_);
       T* to = block;
       for (index_t t = 0; t < rows_.count; ++t)
@@ -105,15 +124,14 @@ class Direct {
     return simd::all_zero<T>(probe);
   }
 
-  // Channels [channel, end) of one tap, the last vector of which may overlap its neighbour. The sum of their
-  // products with 0.
+  // The vectors that begin in [channel, end) of one tap. The sum of their products with 0.
   DEPTHWISE_INLINE vec<T> pack_tap(index_t tap, index_t channel, index_t end, T* to) const {
     const S* from =
         static_cast<const S*>(task_.operands.b) + tap * spec_.channels * spec_.multiplier + first_;
     const index_t step = weight_vector();
     vec<T> products = {};
     for (; channel < end; channel += kLanes<T>, to += step) {
-      const vec<T> weight = simd::load(from + depthwise::smaller(channel, channels_ - kLanes<T>));
+      const vec<T> weight = simd::load(from + inner_channel(channel, channels_, kLanes<T>));
       products += weight * T(0);
       simd::store(to, weight);
     }
@@ -240,6 +258,7 @@ class Direct {
             .fetch_ahead = task_.tile->fetch_ahead,
             .stream = streams(),
             .whole_lines = task_.tile->whole_lines,
+            .first_vector = first_vector_,
             .repeats = repeats_,
             .finishes = !plain(),
             .bias = task_.operands.bias ? static_cast<const S*>(task_.operands.bias) + first_ : nullptr,
@@ -323,7 +342,7 @@ class Direct {
   const AxisClass& h_;
   const AxisClass& w_;
   const Image source_, result_;
-  const index_t first_, channels_;
+  const index_t lead_, first_, channels_, first_vector_;
   const Taps rows_, columns_;  // whose weights are packed
   T* const weights_;
   Repeat<T>* const repeats_;

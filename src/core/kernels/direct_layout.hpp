@@ -11,6 +11,11 @@ __attribute__((always_inline)) inline index_t direct_repeat_bytes(const Spec& sp
   return spec.multiplier == 1 ? 0 : 3 * tile.units * kLineBytes;
 }
 
+// Vectors may begin beside the lines of channels that a task is made of, and then reach into one more.
+__attribute__((always_inline)) inline index_t direct_weight_lines(const Spec& spec, const Tile& tile) {
+  return spec.multiplier == 1 ? tile.units + 1 : tile.units;
+}
+
 // Rows under a pair of output rows.
 __attribute__((always_inline)) inline index_t direct_slots(const AxisClass& h) { return h.taps + h.stride; }
 
@@ -37,7 +42,7 @@ __attribute__((always_inline)) inline index_t direct_scratch_bytes(const Spec& s
                                                                    const AxisClass& h, const AxisClass& w) {
   const index_t pointers = 2 * (h.taps + h.stride);
   const index_t taps = tile.phases ? spec.h.kernel * spec.w.kernel : h.taps * w.taps;
-  return taps * tile.units * kLineBytes + direct_repeat_bytes(spec, tile) +
+  return taps * direct_weight_lines(spec, tile) * kLineBytes + direct_repeat_bytes(spec, tile) +
          direct_ring_bytes(spec, tile, h, w) + pointers * index_t{sizeof(void*)};
 }
 

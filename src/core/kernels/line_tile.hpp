@@ -11,6 +11,7 @@
 namespace {
 
 using depthwise::index_t;
+using depthwise::kFewPixels;
 using depthwise::kLineBytes;
 using depthwise::kLinePixels;
 using depthwise::Window;
@@ -23,6 +24,9 @@ using simd::vec;
 
 template <class T>
 inline constexpr int kLine = static_cast<int>(kLineBytes / sizeof(T));
+// Vectors of a line.
+template <class T>
+inline constexpr int kParts = kLine<T> / kLanes<T>;
 
 // Hides where a pointer came from. Otherwise the compiler keeps one pointer for each of its future values, in
 // far more registers than there are.
@@ -45,6 +49,13 @@ struct Repeat {
   index_t first;
   simd::LaneCount<T> count;
 };
+
+// Where `size` channels from `channel` on are taken: those that would begin before channel 0, or end behind
+// the last one, overlap their neighbours instead.
+DEPTHWISE_INLINE index_t inner_channel(index_t channel, index_t channels, index_t size) {
+  const index_t last = channels - size, at = channel < last ? channel : last;
+  return at > 0 ? at : 0;
+}
 
 // How a vector of inputs is loaded, for the results from channel `channel` on.
 template <class S>
@@ -270,10 +281,6 @@ __attribute__((noinline)) void finish_tile(const Window<S>& b, const compute_t<S
                   activate<T>(simd::load(sums + p * kLanes<T>) + bias, b.activation));
 }
 
-// Vectors of a line.
-template <class T>
-inline constexpr int kParts = kLine<T> / kLanes<T>;
-
 // Where the first vectors of lines wait for their last one: a line that is written past the caches in parts,
 // with other lines in between, reaches the memory in parts.
 template <class T, int Rows, int Pixels>
@@ -321,7 +328,7 @@ DEPTHWISE_INLINE void write_tile(const Window<S>& b, const vec<compute_t<S>> (&a
 }
 
 // `outputs` of the tile's columns are kept. Passes over Vectors vectors of channels at a time, row by row;
-// the last vector of channels overlaps its neighbour.
+// those at the ends may overlap their neighbours.
 template <class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors, class S, class In>
 DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& rows, index_t column,
                                     index_t later, const In& inside, int outputs) {
@@ -329,12 +336,13 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
   S* const out = rows.out + column * b.out_step;
   const index_t start = column * b.stride * b.pixel_step;
   LineParts<T, Rows, Pixels> lines;
+  constexpr index_t step = Vectors * kLanes<T>;
   index_t vector = 0;
-  for (index_t channel = 0; channel < b.channels; channel += Vectors * kLanes<T>, vector += Vectors) {
-    const index_t c = Vectors > 1 || channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
+  for (index_t channel = b.first_vector; channel < b.channels; channel += step, vector += Vectors) {
+    const index_t c = inner_channel(channel, b.channels, step);
     const Load load(b, vector, c);
     const index_t offset = start + load.first;
-    if (b.fetch_ahead > 0 && channel % kLine<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
+    if (b.fetch_ahead > 0 && vector % kParts<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Vectors][Rows][Pixels] = {};
     const T* const w = b.weights + vector * b.weight_vector;
     if constexpr (kStraight<Rows, Vectors>)
@@ -444,11 +452,16 @@ WindowFunction<S> pair_function(const Window<S>& b) {
   return nullptr;
 }
 
-// Tiles of whole lines of channels, where a line has two vectors.
+// Tiles of whole lines of channels, of a width that the others do not have: where a line has one vector, of
+// few pixels.
 template <class S, class Load>
 WindowFunctions<S> line_functions(const Window<S>& b, int pixels) {
-  if constexpr (kParts<compute_t<S>> == 2 && !Load::kRepeats && sizeof(S) == sizeof(compute_t<S>)) {
-    if (!square(b)) return {};
+  if constexpr (Load::kRepeats || sizeof(S) != sizeof(compute_t<S>)) return {};
+  if (!square(b)) return {};
+  if constexpr (kParts<compute_t<S>> == 1)
+    if (b.stride == 2 && pixels == kFewPixels) return {window_rows<S, Load, 3, 2, 1, kFewPixels>, nullptr};
+  if constexpr (kParts<compute_t<S>> == 2) {
+    if (!b.whole_lines) return {};
     if (b.stride == 2 && pixels == 1) return {window_rows<S, Load, 3, 2, 1, 1, 2>, nullptr};
     const bool pairs = takes_pairs(b);
     if (b.stride == 1)
@@ -466,11 +479,10 @@ WindowFunctions<S> window_functions_of(const Window<S>& b) {
   return {window_function_of<S, Load, Pixels>(b), pair_function<S, Load, Pixels>(b)};
 }
 
-// `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8, or 1 of whole lines.
+// `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8, or 1 or 2 of whole lines.
 template <class Load, class S>
 WindowFunctions<S> window_functions(const Window<S>& b, int pixels) {
-  if (b.whole_lines)
-    if (const auto lines = line_functions<S, Load>(b, pixels); lines.one) return lines;
+  if (const auto lines = line_functions<S, Load>(b, pixels); lines.one) return lines;
   switch (pixels) {
     case 4: return window_functions_of<S, Load, 4>(b);
     case 6: return window_functions_of<S, Load, 6>(b);

@@ -69,14 +69,15 @@ DEPTHWISE_INLINE void write_phases(const Window<S>& b, const vec<compute_t<S>> (
 }
 
 // The tile of the results from `out` on, of which the first `kept` are; its sources begin `offset` elements
-// into their rows. The last vector of channels overlaps its neighbour.
+// into their rows. Vectors of channels at the ends may overlap their neighbours.
 template <class Shape, int Taps, int Pixels, class S, class In>
 DEPTHWISE_INLINE void phase_channels(const Window<S>& b, const WindowRows<S>& rows, S* out, index_t offset,
                                      index_t later, const In& inside, int kept) {
   using T = compute_t<S>;
   const T* weights = b.weights + rows.begin * b.weight_row;
-  for (index_t channel = 0; channel < b.channels; channel += kLanes<T>, weights += b.weight_vector) {
-    const index_t c = channel + kLanes<T> <= b.channels ? channel : b.channels - kLanes<T>;
+  for (index_t channel = b.first_vector; channel < b.channels;
+       channel += kLanes<T>, weights += b.weight_vector) {
+    const index_t c = inner_channel(channel, b.channels, kLanes<T>);
     if (b.fetch_ahead > 0) fetch<1, Pixels>(b, rows, later + c);
     vec<T> acc[1][Shape::kResults] = {};
     const T* w = weights;

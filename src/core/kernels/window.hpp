@@ -24,6 +24,7 @@ struct Window {
   index_t fetch_ahead;            // how many tiles ahead of theirs rows are fetched; 0 for not at all
   bool stream;                    // write whole tiles past the caches
   bool whole_lines = false;       // a tile takes all vectors of a line; there are whole lines only
+  index_t first_vector = 0;       // where the first vector of channels begins: see inner_channel()
   index_t pad = 0;                // of phases that are computed together: see phase_tile.hpp
   const void* repeats = nullptr;  // where source channels are repeated: the Repeat of every vector
   // What becomes of sums; where they are only stored, `finishes` is false.
