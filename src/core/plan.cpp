@@ -172,7 +172,8 @@ void choose_kernel(Plan& plan, const std::string& kernel) {
 void choose_isa_and_kernel(Plan& plan, const std::string& kernel, const std::string& isa) {
   plan.isa = &choose_isa(isa);
   choose_kernel(plan, kernel);
-  const bool free = kernel.empty() && !asks_for_isa(isa) && plan.spec.algorithm != Algorithm::fft;
+  const bool free =
+      kernel.empty() && !asks_for_isa(isa) && kernel_info(plan.kernel).algorithm == Algorithm::direct;
   for (const Isa& other : compiled_isas()) {
     if (!free || !other.supported || &other == plan.isa) continue;
     Plan narrow = plan;

@@ -372,6 +372,18 @@ bool takes_phases(const Spec& spec) {
          phases(spec.h) * phases(spec.w) > 1 && spec.h.stride * spec.w.stride > 1;
 }
 
+// Whether AVX2's kernels beat those of vectors twice as wide, by measurement, for channels that fill one of
+// its vectors but none of these, unless a few wide vectors hold whole pixels of a row that many taps share.
+bool narrow_channels_pay(const Spec& spec, int vector_bytes) {
+  constexpr index_t kFewVectors = 3, kFewTaps = 9;
+  const index_t element = compute_bytes(spec.dtype), channels = Problem(spec).channels,
+                wide = kLineBytes / element;
+  if (vector_bytes != kAvx2Bytes || channels * element < vector_bytes || channels >= wide) return false;
+  const bool whole = channels / std::gcd(channels, wide) <= kFewVectors,
+             few_taps = spec.op == Op::grad_filter && spec.h.kernel * spec.w.kernel <= kFewTaps;
+  return !whole || few_taps || spec.h.stride > 1 || spec.w.stride > 1;
+}
+
 Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   constexpr index_t kLeastColumns = 4, kMany = 7;  // so that copies are read often enough
   // Tiles that read parts of cache lines pay for evictions with every part.
@@ -393,6 +405,7 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
     r.applies = r.scratch_bytes <= kMaxScratchBytes;
   }
   r.preferred = loads_fast(spec.dtype, vector_bytes);
+  r.beats_wider = r.applies && narrow_channels_pay(spec, vector_bytes);
   r.reason = r.tile.copies   ? "channels fill the lanes; rows whose pixels evict each other are copied"
              : r.tile.phases ? "channels fill the lanes, the image is read in place, for all phases at once"
                              : "channels fill the lanes, and the image is read in place";
@@ -407,8 +420,20 @@ Rule nhwc_direct_multiplier(const Spec& spec, int vector_bytes) {
   r.applies = r.applies && spec.multiplier > 1 &&
               (masks || spec.channels * compute_bytes(spec.dtype) >= vector_bytes);
   r.preferred = vector_bytes >= kAvx2Bytes;  // narrower vectors have no instruction that permutes them
+  r.beats_wider = r.applies && narrow_channels_pay(spec, vector_bytes);
   r.reason = "output channels fill the lanes, the image is read in place, and each channel repeated";
   return r;
+}
+
+// Whether a row's pixels and channels pay as one, by measurement: where channels fill no vector; where they
+// do, on AVX2 only under 3x3 taps of stride 1, not for the filter's gradient. `half` says that they fill
+// lines by half.
+bool flat_rows_pay(const Spec& spec, int vector_bytes, bool half) {
+  const bool fill = Problem(spec).channels * compute_bytes(spec.dtype) >= vector_bytes;
+  if (!fill) return true;
+  if (vector_bytes < kAvx2Bytes) return half;
+  const auto three = [](const Axis& a) { return a.kernel == 3 && a.stride == 1; };
+  return vector_bytes == kAvx2Bytes && half && three(spec.h) && three(spec.w) && spec.op != Op::grad_filter;
 }
 
 Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
@@ -417,10 +442,12 @@ Rule nhwc_few_channels(const Spec& spec, int vector_bytes) {
   const bool repeats = spec.op == Op::forward && spec.multiplier > 1;
   const Rule direct = repeats ? nhwc_direct_multiplier(spec, vector_bytes) : Rule{};
   const bool in_place = direct.applies && direct.preferred;
+  const bool half = line_use(spec) < 0.7;
   // Wide enough tiles, and pixels repeated for their outputs in whole vectors.
   const bool whole = repeats && !in_place && r.tile.period <= 3;
-  // Measured on AVX2: outputs read in place fill lanes that are half empty sooner.
-  r.preferred = whole || (line_use(spec) < 0.7 && !(in_place && vector_bytes == kAvx2Bytes));
+  // Measured: outputs read in place fill lanes that are half empty sooner.
+  r.preferred = spec.multiplier == 1 ? flat_rows_pay(spec, vector_bytes, half) : whole || (half && !in_place);
+  r.beats_wider = r.applies && narrow_channels_pay(spec, vector_bytes);
   r.reason = "too few channels to fill the lanes: a row's pixels and channels are taken as one";
   return r;
 }
@@ -431,6 +458,7 @@ Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
   r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 &&
               element == dtype_bytes(spec.dtype) && spec.channels * element >= vector_bytes;
   r.preferred = vector_bytes == kLineBytes || spec.channels * element % (kWayBytes / 4) != 0;
+  r.beats_wider = r.applies && narrow_channels_pay(spec, vector_bytes);
   r.reason = "channels fill the lanes, and both images are read in place";
   return r;
 }
