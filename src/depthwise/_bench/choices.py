@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -16,13 +17,16 @@ from .oracle import native_plan, problem_of
 from .report import factor, microseconds, table
 from .timing import Effort, call_timer, interleave, medians
 
+#: Instruction sets whose kernels are timed: the best one here and the next, which the chooser may take, too.
+_ISAS = 2
+
 #: The choice is off when the best alternative takes less than this fraction of its time.
 TOLERATED = 1 / 1.10
 
 
 @dataclass(frozen=True)
 class Choice:
-    """All alternatives on one layer; `times` are seconds by kernel name, `wrong` those whose bits differ."""
+    """All alternatives on one layer; `times` are seconds by kernel, `wrong` those whose bits differ."""
 
     layer: Layer
     layout: str
@@ -55,26 +59,34 @@ def examine(
     """Time the chosen kernel and every other one that takes the layer."""
     plan_of = partial(native_plan, layer, op=op, dtype=dtype, layout=layout, batch=batch)
     a, b = problem_of(layer, op=op, dtype=dtype, layout=layout, batch=batch).operands()
-    chosen: str = plan_of().describe(threads)["kernel"]
-    calls = {
-        name: partial(plan.run, a, b, None, None, threads) for name, plan in _plans(plan_of, chosen).items()
-    }
+    calls = {name: partial(plan.run, a, b, None, None, threads) for name, plan in _plans(plan_of).items()}
+    chosen = next(iter(calls))
     expected = calls[chosen]()
     wrong = tuple(name for name, call in calls.items() if not _same_bits(call(), expected))
     timers = {name: call_timer(call) for name, call in calls.items() if name not in wrong}
     return Choice(layer, layout, threads, chosen, medians(interleave(timers, effort)), wrong)
 
 
-def _plans(plan_of: Callable[..., _native.Plan], chosen: str) -> dict[str, _native.Plan]:
-    """A plan for every kernel that applies, the chosen one first."""
-    plans = {chosen: plan_of(kernel=chosen)}
+def _plans(plan_of: Callable[..., _native.Plan]) -> dict[str, _native.Plan]:
+    """A plan for every kernel that applies, by its name, the chosen one first."""
+    chosen = plan_of()
+    plans = {_name(chosen): chosen}
     rows = [
         row for row in _native.kernels() if row["algorithm"] != "separable"
     ]  # the filter is not of rank 1
-    for name in dict.fromkeys(row["name"] for row in rows):
+    names = dict.fromkeys(row["name"] for row in rows)
+    for isa, name in product(_native.isas()[:_ISAS], names):
         with suppress(ValueError):  # of a kernel that does not take this problem
-            plans.setdefault(name, plan_of(kernel=name))
+            plan = plan_of(kernel=name, isa=isa)
+            plans.setdefault(_name(plan), plan)
     return plans
+
+
+def _name(plan: _native.Plan) -> str:
+    """The plan's kernel, and its instruction set unless that is the best one here."""
+    told = plan.describe()
+    kernel: str = told["kernel"]
+    return kernel if told["isa"] == _native.isas()[0] else f"{kernel} {told['isa']}"
 
 
 def _same_bits(result: np.ndarray, expected: np.ndarray) -> bool:

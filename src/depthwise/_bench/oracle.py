@@ -39,9 +39,16 @@ def problem_of(layer: Layer, *, op: str, dtype: str, layout: str, batch: int) ->
 
 
 def native_plan(
-    layer: Layer, *, op: str, dtype: str, layout: str, batch: int, kernel: str | None = None
+    layer: Layer,
+    *,
+    op: str,
+    dtype: str,
+    layout: str,
+    batch: int,
+    kernel: str | None = None,
+    isa: str | None = None,
 ) -> _native.Plan:
-    """The engine's own plan of the layer, with the chosen kernel or the one to force.
+    """The engine's own plan of the layer, with the chosen kernel and instruction set or those to force.
 
     Raises
     ------
@@ -49,7 +56,7 @@ def native_plan(
         If the forced kernel does not take the layer.
     """
     spec = spec_of(layer, dtype=dtype, layout=layout, batch=batch)
-    return _native.Plan(*spec.native_arguments(cast("_spec.Op", op)), kernel, None)
+    return _native.Plan(*spec.native_arguments(cast("_spec.Op", op)), kernel, isa)
 
 
 class Oracle:
