@@ -172,10 +172,10 @@ void choose_kernel(Plan& plan, const std::string& kernel) {
 void choose_isa_and_kernel(Plan& plan, const std::string& kernel, const std::string& isa) {
   plan.isa = &choose_isa(isa);
   choose_kernel(plan, kernel);
-  const bool free =
-      kernel.empty() && !asks_for_isa(isa) && kernel_info(plan.kernel).algorithm == Algorithm::direct;
+  const bool direct = kernel_info(plan.kernel).algorithm == Algorithm::direct;
+  if (!direct || !kernel.empty() || asks_for_isa(isa)) return;
   for (const Isa& other : compiled_isas()) {
-    if (!free || !other.supported || &other == plan.isa) continue;
+    if (!other.supported) continue;
     Plan narrow = plan;
     narrow.isa = &other;
     choose_kernel(narrow, kernel);
