@@ -24,6 +24,8 @@ constexpr std::chrono::microseconds kSpin{60};
 constexpr std::chrono::milliseconds kPoll{20};
 constexpr int kMaxThreads = 128;
 constexpr int kSpinsBeforeYield = 2000;
+constexpr int kLooksPerClock = 16;
+constexpr int kCacheLine = 64;
 
 void relax() {
 #if defined(__x86_64__)
@@ -54,20 +56,22 @@ bool serial(const Loop& loop) {
 // done with his own takes from the others.
 class Job {
  public:
-  Job(const Loop& loop, int threads) : loop_(loop), ranges_(threads) {
+  void begin(const Loop& loop, int threads) {
+    loop_ = loop, ranges_ = threads;
+    stopped_.store(false, std::memory_order_relaxed);
     for (int i = 0; i < threads; ++i) {
-      next_[i].value.store(loop.count * i / threads, std::memory_order_relaxed);
-      end_[i] = loop.count * (i + 1) / threads;
+      parts_[i].next.store(loop.count * i / threads, std::memory_order_relaxed);
+      parts_[i].end = loop.count * (i + 1) / threads;
     }
   }
 
   void work(int thread, bool caller) {
     Clock::time_point last = caller && loop_.poll ? Clock::now() : Clock::time_point{};
     for (int i = 0; i < ranges_; ++i) {
-      const int range = (thread + i) % ranges_;
-      while (!stopped_.load(std::memory_order_relaxed)) {
-        const std::int64_t item = next_[range].value.fetch_add(1, std::memory_order_relaxed);
-        if (item >= end_[range]) break;
+      Part& part = parts_[(thread + i) % ranges_];
+      while (!stopped()) {
+        const std::int64_t item = part.next.fetch_add(1, std::memory_order_relaxed);
+        if (item >= part.end) break;
         if (!loop_.body(loop_.context, item)) stop();
         if (caller && loop_.poll) poll(last);
       }
@@ -75,10 +79,6 @@ class Job {
   }
 
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
-  int wanted() const { return ranges_ - 1; }
-
-  int joined = 0;               // workers that took part, under the pool's mutex
-  std::atomic<int> running{0};  // workers still at it
 
  private:
   void stop() { stopped_.store(true, std::memory_order_relaxed); }
@@ -87,85 +87,134 @@ class Job {
     if (!keep_going(loop_, last)) stop();
   }
 
-  struct alignas(64) Counter {
-    std::atomic<std::int64_t> value;
+  struct alignas(kCacheLine) Part {
+    std::atomic<std::int64_t> next;
+    std::int64_t end;
   };
 
-  const Loop loop_;
-  const int ranges_;
-  Counter next_[kMaxThreads];
-  std::int64_t end_[kMaxThreads];
-  std::atomic<bool> stopped_{false};
+  Loop loop_;
+  int ranges_;
+  std::atomic<bool> stopped_;
+  Part parts_[kMaxThreads];
+};
+
+// Where a caller shows the workers its loop. What a worker reads first shares a cache line: handing over
+// costs as much as the lines that travel. Whoever holds a seat may touch the job until it says that it is
+// done; the caller keeps the slot until all of them have.
+class Slot {
+ public:
+  bool take() {
+    return !taken_.load(std::memory_order_relaxed) && !taken_.exchange(true, std::memory_order_acquire);
+  }
+
+  void open(const Loop& loop, int threads) {
+    job_.begin(loop, threads);
+    threads_ = threads;
+    done_.store(0, std::memory_order_relaxed);
+    seats_.store(threads - 1, std::memory_order_seq_cst);
+  }
+
+  // For the caller, once it has opened the slot. Returns whether all items were run.
+  bool work() {
+    job_.work(0, true);
+    const int joined = threads_ - 1 - seats_.exchange(0, std::memory_order_acquire);
+    for (int i = 0; done_.load(std::memory_order_acquire) < joined; ++i)
+      i < kSpinsBeforeYield ? relax() : std::this_thread::yield();
+    const bool finished = !job_.stopped();
+    taken_.store(false, std::memory_order_release);
+    return finished;
+  }
+
+  bool wants() const { return seats_.load(std::memory_order_seq_cst) > 0; }
+
+  // For a worker. Returns whether there was a seat.
+  bool join() {
+    int seats = seats_.load(std::memory_order_seq_cst);
+    while (seats > 0 && !seats_.compare_exchange_weak(seats, seats - 1, std::memory_order_acquire)) {
+    }
+    if (seats <= 0) return false;
+    job_.work(threads_ - seats, false);
+    done_.fetch_add(1, std::memory_order_release);
+    return true;
+  }
+
+ private:
+  alignas(kCacheLine) std::atomic<bool> taken_{false};  // callers alone
+  alignas(kCacheLine) std::atomic<int> seats_{0};       // that workers may take
+  std::atomic<int> done_{0};                            // workers that have left theirs
+  int threads_ = 0;
+  Job job_;
 };
 
 class Pool {
  public:
-  void run(Job& job) {
-    {
-      std::lock_guard lock(mutex_);
-      grow(job.wanted());
-      jobs_.push_back(&job);
-      for (int i = 0; i < static_cast<int>(asleep_.size()) && i < job.wanted(); ++i)
-        asleep_[i]->avoid_caller();
-      pending_.store(static_cast<int>(jobs_.size()), std::memory_order_release);
-    }
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) wake_.notify_all();
-    job.work(0, true);
-    {
-      std::lock_guard lock(mutex_);
-      remove(&job);
-    }
-    for (int i = 0; job.running.load(std::memory_order_acquire) > 0; ++i)
-      i < kSpinsBeforeYield ? relax() : std::this_thread::yield();
+  bool run(const Loop& loop, int threads) {
+    Slot* const slot = take_slot();
+    if (!slot) return serial(loop);
+    if (workers_.load(std::memory_order_relaxed) < threads - 1) grow(threads - 1);
+    slot->open(loop, threads);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) wake(threads - 1);
+    return slot->work();
   }
 
  private:
+  // So many loops at once leave no CPU idle: further ones run on their callers' threads alone.
+  static constexpr int kSlots = 32;
+
+  Slot* take_slot() {
+    const auto slot = std::find_if(std::begin(slots_), std::end(slots_), [](Slot& s) { return s.take(); });
+    return slot == std::end(slots_) ? nullptr : slot;
+  }
+
   void grow(int wanted) {
-    while (workers_ < wanted) {
+    std::lock_guard lock(mutex_);
+    while (workers_.load(std::memory_order_relaxed) < wanted) {
       try {
         std::thread([this] { serve(); }).detach();
       } catch (const std::system_error&) {
         return;  // the caller alone gets the work done
       }
-      ++workers_;
+      workers_.fetch_add(1, std::memory_order_relaxed);
     }
   }
 
-  void remove(Job* job) {
-    jobs_.erase(std::remove(jobs_.begin(), jobs_.end(), job), jobs_.end());
-    pending_.store(static_cast<int>(jobs_.size()), std::memory_order_release);
+  void wake(int wanted) {
+    {
+      std::lock_guard lock(mutex_);
+      for (int i = 0; i < static_cast<int>(asleep_.size()) && i < wanted; ++i) asleep_[i]->avoid_caller();
+    }
+    wake_.notify_all();
   }
 
   void serve() {
     WakePlace place;
     place.begin();
     for (;;) {
-      int thread = 0;
-      Job* const job = wait(place, thread);
-      job->work(thread, false);
-      job->running.fetch_sub(1, std::memory_order_release);
+      const auto until = Clock::now() + kSpin;
+      bool joined = false;
+      while (!joined && Clock::now() < until)
+        for (int i = 0; i < kLooksPerClock && !joined; ++i) joined = look();
+      if (!joined) sleep(place);
     }
   }
 
-  // Joins the oldest job that still wants workers.
-  Job* wait(WakePlace& place, int& thread) {
-    for (;;) {
-      spin();
-      std::unique_lock lock(mutex_);
-      if (jobs_.empty()) sleep(lock, place);
-      Job* const job = jobs_.front();
-      thread = ++job->joined;
-      job->running.fetch_add(1, std::memory_order_relaxed);
-      if (job->joined == job->wanted()) remove(job);
-      return job;
-    }
+  // Joins a loop if one wants workers.
+  bool look() {
+    const auto join = [](Slot& s) { return s.join(); };
+    if (std::any_of(std::begin(slots_), std::end(slots_), join)) return true;
+    relax();
+    return false;
   }
 
-  // Until there is a job.
-  void sleep(std::unique_lock<std::mutex>& lock, WakePlace& place) {
-    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+  // Until there may be a loop to join.
+  void sleep(WakePlace& place) {
+    std::unique_lock lock(mutex_);
     asleep_.push_back(&place);
-    while (jobs_.empty()) {
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    const auto wanted = [this] {
+      return std::any_of(std::begin(slots_), std::end(slots_), [](const Slot& s) { return s.wants(); });
+    };
+    while (!wanted()) {
       wake_.wait(lock);
       place.restore();
     }
@@ -173,18 +222,11 @@ class Pool {
     sleepers_.fetch_sub(1, std::memory_order_seq_cst);
   }
 
-  void spin() const {
-    const auto until = Clock::now() + kSpin;
-    while (pending_.load(std::memory_order_acquire) == 0 && Clock::now() < until)
-      for (int i = 0; i < 16; ++i) relax();
-  }
-
+  Slot slots_[kSlots];
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::deque<Job*> jobs_;
   std::deque<WakePlace*> asleep_;
-  std::atomic<int> pending_{0}, sleepers_{0};
-  int workers_ = 0;
+  std::atomic<int> sleepers_{0}, workers_{0};
 };
 
 // Never destroyed: workers may outlive main. A forked child has none of the parent's threads, and a mutex
@@ -212,7 +254,9 @@ Pool& pool() {
   return *p;
 }
 
-void run_on(const Team& team, Job& job) {
+bool run_on(const Team& team, const Loop& loop, int threads) {
+  Job job;
+  job.begin(loop, threads);
   struct Context {
     const Team& team;
     Job& job;
@@ -222,7 +266,8 @@ void run_on(const Team& team, Job& job) {
     const int thread = team.index();
     job.work(thread, thread == 0);
   };
-  team.parallel(body, &context, static_cast<unsigned>(job.wanted() + 1), 0);
+  team.parallel(body, &context, static_cast<unsigned>(threads), 0);
+  return !job.stopped();
 }
 
 }  // namespace
@@ -230,12 +275,8 @@ void run_on(const Team& team, Job& job) {
 bool parallel_for(const Loop& loop, int threads) {
   threads = static_cast<int>(std::min<std::int64_t>({threads, loop.count, kMaxThreads}));
   if (threads <= 1) return serial(loop);
-  Job job(loop, threads);
-  if (const Team* const team = g_team.load(std::memory_order_acquire))
-    run_on(*team, job);
-  else
-    pool().run(job);
-  return !job.stopped();
+  const Team* const team = g_team.load(std::memory_order_acquire);
+  return team ? run_on(*team, loop, threads) : pool().run(loop, threads);
 }
 
 void use_team(const Team& team) {

@@ -89,10 +89,10 @@ class Direct {
 
   // Channels before the first whose address a vector fits, where vectors of whole lines begin there: those
   // that straddle two lines take two accesses each, and twice the room in the first-level cache. The first
-  // task has one more of them. Where lines are written past the caches it is they that count, and copies are
-  // aligned.
+  // task has one more of them: few vectors make up for it only where pixels share sets of that cache. Where
+  // lines are written past the caches it is they that count, and copies are aligned.
   index_t find_lead() const {
-    constexpr index_t kLeastVectors = 12, lanes = kLanes<T>, size = sizeof(S), bytes = lanes * size;
+    constexpr index_t lanes = kLanes<T>, size = sizeof(S), bytes = lanes * size;
     if (kRepeats || lanes < kLine<T> || copies() || streams()) return 0;
     const index_t over = reinterpret_cast<index_t>(task_.operands.a) % bytes,
                   lead = over == 0 ? 0 : (bytes - over) / size;
@@ -101,7 +101,8 @@ class Direct {
     const index_t units = task_.tile->units, lines = (result_.channels + lanes - 1) / lanes,
                   last = result_.channels - (lines - 1) / units * units * lanes;
     const bool fills = last == result_.channels || last - lead >= lanes;
-    return alike && fills && depthwise::smaller(units, lines) >= kLeastVectors ? lead : 0;
+    const index_t least = source_.channels * size % (depthwise::kWayBytes / 4) == 0 ? 4 : 12;
+    return alike && fills && depthwise::smaller(units, lines) >= least ? lead : 0;
   }
 
   // From the weights of one vector of channels to the next one's.
