@@ -47,6 +47,31 @@ void many_callers_at_once() {
   for (std::thread& caller : callers) caller.join();
 }
 
+// All in progress at once, more than the pool keeps an eye on: the first item of each waits for them all.
+void many_loops_in_progress() {
+  constexpr int kLoops = 100;
+  struct Context {
+    std::atomic<int>* begun;
+    std::int64_t runs[4];
+  };
+  const auto body = [](void* pointer, std::int64_t i) {
+    Context& context = *static_cast<Context*>(pointer);
+    ++context.runs[i];
+    if (i == 0) ++*context.begun;
+    while (i == 0 && *context.begun < kLoops) std::this_thread::yield();
+    return true;
+  };
+  std::atomic<int> begun{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kLoops; ++caller)
+    callers.emplace_back([&] {
+      Context context{&begun, {}};
+      CHECK(parallel_for({body, &context, 4}, 2));
+      for (const std::int64_t runs : context.runs) CHECK(runs == 1);
+    });
+  for (std::thread& caller : callers) caller.join();
+}
+
 void calls_may_nest() {
   const auto inner = [](void*, std::int64_t i) {
     run_squares(10 + i, 3);
@@ -175,6 +200,7 @@ void everything_holds_on_a_team() {
   CHECK(depthwise::has_team());
   every_item_runs_once();
   many_callers_at_once();
+  many_loops_in_progress();
   calls_may_nest();
   a_false_body_stops_the_loop();
   a_false_poll_stops_the_loop();
@@ -190,6 +216,7 @@ void everything_holds_on_a_team() {
 int main() {
   every_item_runs_once();
   many_callers_at_once();
+  many_loops_in_progress();
   calls_may_nest();
   a_false_body_stops_the_loop();
   a_false_poll_stops_the_loop();
