@@ -38,8 +38,9 @@ struct ArrayKind {
 };
 ArrayKind array_kind(PyObject* array);
 
-// The given array, checked to be writable and in C order, or a new one for None. Returns a new reference.
-PyObject* output(PyObject* out, Element element, const Shape& shape);
+// The given array, checked to be writable and in C order, or a new one for None, placed for what is computed
+// from `input`. Returns a new reference.
+PyObject* output(PyObject* out, Element element, const Shape& shape, const Input& input);
 void* output_data(PyObject* array);
 
 }  // namespace depthwise::bindings
