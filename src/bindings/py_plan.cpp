@@ -109,15 +109,16 @@ std::unique_ptr<Prepared> PyPlan::prepare(nb::handle filter, int num_threads) co
 
 Record PyPlan::describe(int num_threads) const {
   const int threads = plan_.threads(num_threads > 0 ? num_threads : current_threads());
-  const Plan& plan = plan_.for_threads(threads);
+  const auto [chosen, row_blocks] = plan_.for_threads(threads);
+  const Plan& plan = *chosen;
   const Spec& s = plan.spec;
   const Tile& t = plan.rule.tile;
   nb::dict d;
   d["kernel"] = kernel_info(plan_.kernel).name;
   d["algorithm"] = algorithm_name(kernel_info(plan_.kernel).algorithm);
   d["isa"] = plan_.isa->name;
-  d["tile"] = std::to_string(t.rows) + " rows x " + std::to_string(t.columns) + " columns x " +
-              std::to_string(t.units) + " units";
+  d["tile"] = std::to_string(plan.block_rows(row_blocks)) + " rows x " + std::to_string(t.columns) +
+              " columns x " + std::to_string(t.units) + " units";
   d["threads"] = threads;
   d["scratch_bytes"] = plan.scratch_bytes();
   d["multiply_adds"] = s.multiply_adds();
@@ -125,7 +126,7 @@ Record PyPlan::describe(int num_threads) const {
                s.output_elements() * storage_bytes(s.output, s.dtype) +
                s.filter_elements() * dtype_bytes(s.dtype);
   d["copies"] = copies();
-  d["tasks"] = plan.tasks() + (plan_.patches ? plan_.patches->tasks() : 0);
+  d["tasks"] = plan.tasks(row_blocks) + (plan_.patches ? plan_.patches->tasks() : 0);
   d["reason"] = std::string(plan_.rule.reason) +
                 (depends_on_filter() ? "; separable instead if every plane of the filter is of rank 1" : "");
   return d;

@@ -13,25 +13,6 @@ index_t packed_taps(const Problem& p, bool phases) {
   return phases ? p.spec.h.kernel * p.spec.w.kernel : p.h.taps * p.w.taps;
 }
 
-// Rows of a task, from `rows` on, with which two threads are done soonest where each block of rows is
-// `others` tasks: an odd number of tasks leaves one of them waiting. Tiles take pairs of rows; a single one
-// takes more than half as long.
-index_t share_rows(index_t count, index_t rows, index_t others) {
-  if (rows >= count) return rows;
-  if (others % 2 == 0) return rows + rows % 2;
-  constexpr index_t kMostAdded = 16;
-  constexpr double kPair = 1, kSingle = 0.6;
-  const auto time = [](index_t r) { return static_cast<double>(r / 2) * kPair + (r % 2 ? kSingle : 0); };
-  const auto finish = [&](index_t r) {
-    const index_t blocks = ceil_div(count, r), last = count - (blocks - 1) * r, tasks = others * blocks;
-    return static_cast<double>(tasks / 2) * time(r) + (tasks % 2 ? time(last) : 0);
-  };
-  index_t best = rows;
-  for (index_t r = rows + 1; r <= rows + std::min(rows / 2, kMostAdded); ++r)
-    if (finish(r) < finish(best)) best = r;
-  return best;
-}
-
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few. `t` says what
 // tiles and tasks are of; all columns are only where tasks are enough, or where they are computed together,
@@ -57,7 +38,7 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, Tile t) {
   const index_t blocks = ceil_div(p.w.out_count, t.columns) * s.batch * classes;
   t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks,
                        (t.all_columns ? s.w.out : t.columns) * units * line * taps);
-  t.rows = share_rows(p.h.out_count, t.rows, blocks);
+  if (t.rows < p.h.out_count) t.rows += t.rows & 1;  // tiles take pairs
   const index_t wanted = ceil_div(kEnoughTasks, blocks * ceil_div(p.h.out_count, t.rows));
   t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most_units(taps));
   t.units = ceil_div(units, ceil_div(units, t.units));
@@ -87,9 +68,9 @@ void copy_rows(const Problem& p, Rule& r) {
   const index_t columns = ceil_div(p.w.out_count, r.tile.columns),
                 classes =
                     class_count(p.spec.op, p.spec.h, r.rows) * class_count(p.spec.op, p.spec.w, r.columns);
-  const index_t others = ceil_div(r.units, r.tile.units) * columns * classes * p.spec.batch;
-  r.tile.rows = choose_packed_rows(p, others, r.tile.columns * r.tile.units * line * p.h.taps * p.w.taps);
-  r.tile.rows = share_rows(p.h.out_count, r.tile.rows, others);
+  r.tile.rows = choose_packed_rows(p, ceil_div(r.units, r.tile.units) * columns * classes * p.spec.batch,
+                                   r.tile.columns * r.tile.units * line * p.h.taps * p.w.taps);
+  if (r.tile.rows < p.h.out_count) r.tile.rows += r.tile.rows & 1;
 }
 
 // Whether tiles of parts of lines gain from rows fetched ahead where the caches hold them, by measurement:
@@ -163,6 +144,8 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   // that evict each other from the caches are no faster to write past them.
   r.tile.stream = beyond_caches(spec) && (!phases || whole_lines) && !evicted;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
+  r.most_rows =
+      most_rows((r.tile.all_columns ? spec.w.out : r.tile.columns) * r.units * line * packed_taps(p, phases));
   if (!copies) choose_coarse(r, p);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
               r.scratch_bytes <= kMaxScratchBytes;

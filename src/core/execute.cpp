@@ -82,6 +82,7 @@ std::byte* thread_scratch(index_t bytes) {
 
 struct Call {
   const Plan* plan;
+  index_t row_blocks;
   Operands operands;
   KernelFunction kernel;
   std::byte* sums;
@@ -113,7 +114,7 @@ bool run_one(Call& call, Task task) {
 
 bool run_task(void* context, std::int64_t index) {
   Call& call = *static_cast<Call*>(context);
-  const Task task = call.plan->task(index);
+  const Task task = call.plan->task(index, call.row_blocks);
   const bool empty = call.plan->spec.op != Op::grad_filter &&
                      (task.row_begin >= task.row_end || task.column_begin >= task.column_end);
   return empty || run_one(call, task);
@@ -151,7 +152,7 @@ bool run_all(Call& call, const Loop& poll, int threads) {
   const auto loop = [&](bool (*body)(void*, std::int64_t), index_t count, int used) {
     return count == 0 || parallel_for({body, &call, count, poll.poll, poll.poll_context}, used);
   };
-  if (!loop(run_task, plan.tasks(), threads)) return false;
+  if (!loop(run_task, plan.tasks(call.row_blocks), threads)) return false;
   if (!plan.patches) return !call.sums || loop(run_reduce_task, plan.unit_blocks, 1);
   if (!loop(run_patch_task, plan.patches->tasks(), threads)) return false;
   return !call.sums || loop(run_patch_reduction, plan.patches->channel_blocks, 1);
@@ -160,7 +161,8 @@ bool run_all(Call& call, const Loop& poll, int threads) {
 bool execute_plan(const Plan& given, const Operands& operands, int threads, bool (*poll)(void*),
                   void* poll_context) {
   const int used = given.threads(threads > 0 ? threads : current_threads());
-  const Plan& plan = given.for_threads(used);
+  const auto [chosen, row_blocks] = given.for_threads(used);
+  const Plan& plan = *chosen;
   t_last_run = {kernel_info(plan.kernel).name, plan.isa->name, used};
   const index_t sum_bytes = plan.patches ? plan.patches->partial_bytes() : plan.partial_bytes();
   const Buffer sums = sum_bytes > 0 ? allocate(sum_bytes) : Buffer();
@@ -169,7 +171,8 @@ bool execute_plan(const Plan& given, const Operands& operands, int threads, bool
   const Buffer prepared = prepares ? allocate(plan.prepared_bytes()) : Buffer();
   if (prepares && !prepared) throw std::bad_alloc();
   bool finished = !prepares || prepare(plan, operands, prepared.get(), used);
-  Call call{&plan, operands, kernel_of(plan), sums.get(), prepares ? prepared.get() : operands.prepared};
+  Call call{&plan,           row_blocks, operands,
+            kernel_of(plan), sums.get(), prepares ? prepared.get() : operands.prepared};
   finished = finished && run_all(call, {nullptr, nullptr, 0, poll, poll_context}, used);
   if (call.out_of_memory) throw std::bad_alloc();
   return finished;
@@ -229,7 +232,7 @@ void set_threads(int threads) { g_threads.store(threads, std::memory_order_relax
 const LastRun& last_run() { return t_last_run; }
 
 bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int threads) {
-  Call call{&plan, operands, kernel_of(plan), nullptr, nullptr};
+  Call call{&plan, plan.row_blocks, operands, kernel_of(plan), nullptr, nullptr};
   call.prepare_to = to;
   const int used = plan.threads(threads > 0 ? threads : current_threads());
   const bool finished = parallel_for({run_prepare_task, &call, plan.unit_blocks}, used);

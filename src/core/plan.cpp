@@ -4,6 +4,7 @@
 #include <iterator>
 #include <numeric>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "clip.hpp"
@@ -317,14 +318,22 @@ Task Plan::reduce_task(index_t unit) const {
   return t;
 }
 
-Task Plan::task(index_t index) const {
+// Even shares where rows are shared out: the first ones have one more where they do not come out even.
+std::pair<index_t, index_t> Plan::rows_of(index_t block, index_t blocks, index_t count) const {
+  const bool even = rule.most_rows > 0;
+  const index_t size = even ? count / blocks : rule.tile.rows, larger = even ? count % blocks : 0;
+  const auto begin = [&](index_t i) { return std::min(i * size + std::min(i, larger), count); };
+  return {begin(block), begin(block + 1)};
+}
+
+Task Plan::task(index_t index, index_t rows) const {
   if (spec.op == Op::grad_filter) return grad_filter_task(index);
   const auto next = [&index](index_t count) {
     const index_t i = index % count;
     index /= count;
     return i;
   };
-  const index_t unit = next(unit_blocks), column = next(column_blocks), row = next(row_blocks);
+  const index_t unit = next(unit_blocks), column = next(column_blocks), row = next(rows);
   const index_t column_class = next(column_classes), row_class = next(row_classes);
   Task t{};
   t.spec = &spec;
@@ -332,8 +341,7 @@ Task Plan::task(index_t index) const {
   t.h = axis_class(spec.op, spec.h, rule.rows, row_class);
   t.w = axis_class(spec.op, spec.w, rule.columns, column_class);
   t.batch = index;
-  t.row_begin = std::min(row * rule.tile.rows, t.h.out_count);
-  t.row_end = std::min(t.row_begin + rule.tile.rows, t.h.out_count);
+  std::tie(t.row_begin, t.row_end) = rows_of(row, rows, t.h.out_count);
   t.column_begin = std::min(column * rule.tile.columns, t.w.out_count);
   t.column_end = std::min(t.column_begin + rule.tile.columns, t.w.out_count);
   if (patches && !rule.whole) {
@@ -354,11 +362,30 @@ int Plan::threads(int available) const {
   return static_cast<int>(std::clamp<index_t>(std::min(steps / kStepsPerThread, items), 1, available));
 }
 
-const Plan& Plan::for_threads(int used) const {
+index_t Plan::block_rows(index_t blocks) const {
+  return rule.most_rows > 0 ? ceil_div(class_size(spec, spec.h, rule.rows), blocks) : rule.tile.rows;
+}
+
+Plan::Share Plan::for_threads(int used) const {
   constexpr index_t kManyTasks = 3;  // for a thread: whether they share out evenly does not matter
-  if (!coarse) return *this;
-  const index_t tasks = coarse->tasks();
-  return tasks % used == 0 || tasks >= kManyTasks * used ? *coarse : *this;
+  const Plan& few = coarse ? *coarse : *this;
+  if (const index_t blocks = few.even_blocks(used); blocks > 0) return {&few, blocks};
+  const index_t tasks = few.tasks();
+  const Plan& chosen = tasks % used == 0 || tasks >= kManyTasks * used ? few : *this;
+  return {&chosen, chosen.row_blocks};
+}
+
+// Threads that divide the channels among them write parts of the same cache lines, pixel after pixel, and
+// read pixels by short runs; those that divide the rows do neither.
+index_t Plan::even_blocks(int used) const {
+  if (rule.most_rows == 0 || unit_blocks != 1) return 0;
+  const index_t others = spec.batch * row_classes * column_classes * column_blocks,
+                rows = class_size(spec, spec.h, rule.rows), least = ceil_div(rows, rule.most_rows);
+  if (used == 1 || others == 0) return std::max<index_t>(least, 1);
+  const index_t step = used / std::gcd(index_t{used}, others),
+                blocks = ceil_div(std::max(row_blocks, least), step) * step;
+  // A thread that has a row more than the others keeps them waiting.
+  return ceil_div(rows, blocks) * blocks - rows <= rows / 5 ? blocks : 0;
 }
 
 }  // namespace depthwise

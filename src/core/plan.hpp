@@ -26,6 +26,8 @@ struct Rule {
   index_t scratch_bytes = 0;
   // Units of a task where threads are few, and its scratch; 0 where they are as ever.
   index_t coarse_units = 0, coarse_scratch_bytes = 0;
+  // Rows that a task may have where these are shared out among the threads of a run; 0 where they are not.
+  index_t most_rows = 0;
   // Filter gradient: blocks of positions, tasks that share a unit's, and bytes of a unit's sums.
   index_t blocks = 0, parts = 1, sums_bytes = 0;
   // What a kernel can compute from the filter beforehand: bytes for a unit, and whether a call should.
@@ -80,14 +82,20 @@ struct Plan {
     if (if_separable) return if_separable.get();
     return kernel_info(kernel).algorithm == Algorithm::separable ? this : nullptr;
   }
-  // Tasks of the kernel in place.
-  index_t tasks() const {
+  // Tasks of the kernel in place, of `rows` blocks of rows.
+  index_t tasks(index_t rows) const {
     if (patches && in_place() == 0) return 0;
     if (spec.op == Op::grad_filter) return unit_blocks * rule.parts;
-    return spec.batch * row_classes * column_classes * row_blocks * column_blocks * unit_blocks;
+    return spec.batch * row_classes * column_classes * rows * column_blocks * unit_blocks;
   }
+  index_t tasks() const { return tasks(row_blocks); }
   // The task of one index; units run fastest, so that neighbours read neighbouring memory.
-  Task task(index_t index) const;
+  Task task(index_t index, index_t rows) const;
+  Task task(index_t index) const { return task(index, row_blocks); }
+  // Rows of the largest of so many blocks.
+  index_t block_rows(index_t blocks) const;
+  // Which of the `count` rows of a class a block has: from the first on, up to the second.
+  std::pair<index_t, index_t> rows_of(index_t block, index_t blocks, index_t count) const;
   // The task that adds up the parts of one block of units, when there are several.
   Task reduce_task(index_t unit) const;
   // What can be computed from the filter alone, once for many runs; 0 when there is nothing.
@@ -101,8 +109,15 @@ struct Plan {
   index_t scratch_bytes() const;
   // How many of `available` threads this problem is worth.
   int threads(int available) const;
-  // This plan, or the one of fewer tasks where these keep as many threads busy.
-  const Plan& for_threads(int used) const;
+  // How a run on `used` threads cuts the work: this plan, or the one of fewer tasks where these keep as many
+  // threads busy, in so many blocks of rows.
+  struct Share {
+    const Plan* plan;
+    index_t row_blocks;
+  };
+  Share for_threads(int used) const;
+  // Blocks of rows that so many threads are done with at once, or 0 where rows are not shared out.
+  index_t even_blocks(int used) const;
 };
 
 // Whether a kernel computes the problem: that of the name, if it is not empty.

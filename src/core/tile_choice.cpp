@@ -15,12 +15,15 @@ AxisClass widest(const Spec& s, const Axis& axis, Dilation dilation) {
   return c;
 }
 
-index_t choose_rows(const Problem& p, index_t least, index_t other_tasks, index_t steps_per_row) {
+index_t most_rows(index_t steps_per_row) {
   constexpr index_t kMaxTaskSteps = 64 << 20;
+  return std::max<index_t>(1, kMaxTaskSteps / std::max<index_t>(steps_per_row, 1));
+}
+
+index_t choose_rows(const Problem& p, index_t least, index_t other_tasks, index_t steps_per_row) {
   const index_t wanted = ceil_div(kTasks, std::max<index_t>(other_tasks, 1));
   index_t rows = std::max(ceil_div(p.h.out_count, wanted), std::min<index_t>(p.h.out_count, least));
-  const index_t most = std::max<index_t>(1, kMaxTaskSteps / std::max<index_t>(steps_per_row, 1));
-  rows = std::min(std::max<index_t>(rows, 1), most);
+  rows = std::min(std::max<index_t>(rows, 1), most_rows(steps_per_row));
   return ceil_div(p.h.out_count, ceil_div(p.h.out_count, rows));  // even shares
 }
 

@@ -34,6 +34,9 @@ void fit_columns(Tile& tile, index_t bytes, index_t least, const Scratch& scratc
     tile.columns = std::max(least, ceil_div(tile.columns, 2));
 }
 
+// Rows that a task may have, so that an interrupt is noticed.
+index_t most_rows(index_t steps_per_row);
+
 // Rows of a task: all of them, unless there would be too few tasks or too much work in one, but not fewer
 // than `least`.
 index_t choose_rows(const Problem& p, index_t least, index_t other_tasks, index_t steps_per_row);
