@@ -168,12 +168,13 @@ class TestOut:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_results_begin_at_a_line_of_the_cache(rng, dtype):
-    """Only there are vectors stored whole, or past the caches."""
+    """Only there are vectors stored whole, or past the caches; and where no load takes one for its own."""
     x, filter = random_array(rng, (1, 40, 41, 32), dtype), random_array(rng, (3, 3, 32, 1), dtype)
     y = depthwise.conv2d(x, filter)
     kept = [depthwise.conv2d_grad_input(x.shape, filter, y) for _ in range(4)]
-    for result in (y, *kept):
+    for result, source in ((y, x), *((one, y) for one in kept)):
         assert result.ctypes.data % 64 == 0
+        assert (source.ctypes.data // 64 * 64 - result.ctypes.data) % 4096 == 256  # clear of what is read next
         assert result.flags.c_contiguous and result.flags.writeable
     assert same_bits(pickle.loads(pickle.dumps(y)), y)
 

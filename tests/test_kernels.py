@@ -431,6 +431,24 @@ def test_tasks_of_few_threads_have_the_bits_of_many(rng, op, isa):
             assert same_bits(result, expected), (spec, threads)
 
 
+@pytest.mark.parametrize(
+    ("height", "threads", "tasks", "rows"),
+    [(7, 1, 1, 7), (7, 2, 2, 4), (7, 3, 3, 3), (7, 4, 4, 2), (14, 2, 2, 7), (27, 2, 4, 7), (56, 2, 8, 7)],
+)
+def test_threads_share_out_rows(height, threads, tasks, rows):
+    """All channels to each, so that no two write to the same lines of the cache."""
+    spec = _spec.general_spec((1, height, 28, 576), (3, 3, 576, 1), "float32", padding="SAME")
+    described = plan(spec, "forward", "nhwc_direct", "").describe(threads)
+    assert described["threads"] == threads
+    assert (described["tasks"], described["tile"].split(" x ")[0]) == (tasks, f"{rows} rows")
+
+
+def test_rows_that_would_leave_a_thread_waiting_are_not_shared_out():
+    spec = _spec.general_spec((1, 3, 200, 576), (3, 3, 576, 1), "float32", padding="SAME")
+    described = plan(spec, "forward", "nhwc_direct", "").describe(2)
+    assert described["tasks"] > 2 and described["tile"].startswith("3 rows")
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("op", ["forward", "grad_input"])

@@ -17,6 +17,7 @@ from depthwise import _native
 
 CASES = {
     "wide": ((1, 40, 40, 64), (3, 3, 64, 1), {}),
+    "few rows": ((1, 7, 9, 1040), (3, 3, 1040, 1), {}),
     "batch": ((9, 13, 11, 17), (5, 5, 17, 1), {"stride": 2}),
     "few channels": ((1, 97, 83, 3), (7, 7, 3, 1), {}),
     "multiplier": ((1, 23, 29, 6), (3, 3, 6, 5), {"dilation": 2}),
