@@ -153,7 +153,7 @@ class Pool {
     if (!slot) return serial(loop);
     if (workers_.load(std::memory_order_relaxed) < threads - 1) grow(threads - 1);
     slot->open(loop, threads);
-    if (sleepers_.load(std::memory_order_seq_cst) > 0) wake(threads - 1);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0 && (loop.wakes || on_end())) wake(threads - 1);
     return slot->work();
   }
 
@@ -164,6 +164,12 @@ class Pool {
   Slot* take_slot() {
     const auto slot = std::find_if(std::begin(slots_), std::end(slots_), [](Slot& s) { return s.take(); });
     return slot == std::end(slots_) ? nullptr : slot;
+  }
+
+  // Whether the last loop that found threads asleep, and was not worth waking them, was a moment ago.
+  bool on_end() {
+    const auto now = Clock::now().time_since_epoch();
+    return now - Clock::duration(last_alone_.exchange(now.count(), std::memory_order_relaxed)) < kSpin;
   }
 
   void grow(int wanted) {
@@ -227,6 +233,7 @@ class Pool {
   std::condition_variable wake_;
   std::deque<WakePlace*> asleep_;
   std::atomic<int> sleepers_{0}, workers_{0};
+  std::atomic<Clock::rep> last_alone_{0};
 };
 
 // Never destroyed: workers may outlive main. A forked child has none of the parent's threads, and a mutex

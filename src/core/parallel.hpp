@@ -15,6 +15,7 @@ struct Loop {
   std::int64_t count;
   bool (*poll)(void* poll_context) = nullptr;
   void* poll_context = nullptr;
+  bool wakes = true;  // whether it is worth waking threads that sleep, unless it is one of several on end
 };
 
 bool parallel_for(const Loop& loop, int threads);

@@ -354,12 +354,21 @@ Task Plan::task(index_t index, index_t rows) const {
   return t;
 }
 
+index_t Plan::steps() const {
+  return spec.multiply_adds() + 4 * (spec.input_elements() + spec.output_elements());
+}
+
 int Plan::threads(int available) const {
-  // Waking a thread costs a few microseconds; below this many steps of work for each it does not pay.
-  constexpr index_t kStepsPerThread = 200'000;
+  // Handing work to a thread that waits costs a fraction of a microsecond; below this many steps for each it
+  // does not pay.
+  constexpr index_t kStepsPerThread = 100'000;
   const index_t items = tasks() + (patches ? patches->tasks() : 0);
-  const index_t steps = spec.multiply_adds() + 4 * (spec.input_elements() + spec.output_elements());
-  return static_cast<int>(std::clamp<index_t>(std::min(steps / kStepsPerThread, items), 1, available));
+  return static_cast<int>(std::clamp<index_t>(std::min(steps() / kStepsPerThread, items), 1, available));
+}
+
+bool Plan::worth_waking() const {
+  constexpr index_t kLeastSteps = 2'000'000;  // some 40 microseconds: waking takes 10 to 20 of them
+  return steps() >= kLeastSteps;
 }
 
 index_t Plan::block_rows(index_t blocks) const {

@@ -107,8 +107,11 @@ struct Plan {
   // Of one image and channel, the results that the patches leave to the kernel.
   index_t in_place() const;
   index_t scratch_bytes() const;
-  // How many of `available` threads this problem is worth.
+  // How many of `available` threads this problem is worth, and whether it is worth waking them.
   int threads(int available) const;
+  bool worth_waking() const;
+  // What it takes, roughly, in multiply-adds.
+  index_t steps() const;
   // How a run on `used` threads cuts the work: this plan, or the one of fewer tasks where these keep as many
   // threads busy, in so many blocks of rows.
   struct Share {

@@ -28,8 +28,9 @@ inline constexpr int kAvx2Bytes = 32;
 inline index_t image_bytes(const Spec& spec) {
   return (spec.input_elements() + spec.output_elements()) * dtype_bytes(spec.dtype);
 }
-// Measured: from here on, fetching and streaming stores gain more than they cost.
-inline bool beyond_caches(const Spec& spec) { return image_bytes(spec) > 16 << 20; }
+// Measured: beyond so much, fetching and streaming stores gain more than they cost.
+inline constexpr index_t kCachedBytes = 16 << 20;
+inline bool beyond_caches(const Spec& spec) { return image_bytes(spec) > kCachedBytes; }
 
 // Whether elements are computed as they are stored.
 inline bool as_stored(const Spec& spec) { return dtype_bytes(spec.dtype) == compute_bytes(spec.dtype); }

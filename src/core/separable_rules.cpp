@@ -1,7 +1,7 @@
 #include "separable_rules.hpp"
 
 #include "kernels/separable_layout.hpp"
-#include "tile_choice.hpp"
+#include "rules.hpp"
 
 namespace depthwise {
 namespace {
@@ -32,14 +32,34 @@ void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
   if (rows * row <= caches().l2 / 2) tile.columns = p.w.out_count;
 }
 
-// Whether two passes of kh + kw taps beat one of kh * kw; looking for the factors costs about a tap an
-// output.
-// By the work of one image: the algorithm, and so the bits, must not depend on the batch.
-bool separable_pays(const Spec& spec) {
+// How many times the multiply-adds of two passes a single one must take, by measurement: the fewer pixels a
+// plane has, the less there is to read ahead, and planes without few channels are transposed in one pass
+// only. Beyond the caches, whole lines of channels are read faster than they are summed twice.
+double least_saving(const Spec& spec, index_t plane) {
+  const bool nhwc = spec.layout == Layout::nhwc,
+             lines = spec.channels * compute_bytes(spec.dtype) >= kLineBytes;
+  const double pixels = static_cast<double>(std::max<index_t>(plane, 1));
+  if (!nhwc) return 2.3 + (lines ? 3300 : 1500) / pixels;
+  const index_t image =
+      (spec.input_elements() + spec.output_elements()) / spec.batch * dtype_bytes(spec.dtype);
+  return std::max(lines && image > kCachedBytes ? 3.4 : 0, 2 + 1000 / pixels);
+}
+
+// Whether two passes of kh + kw taps beat one of kh * kw; under a stride the columns between those of the
+// outputs are summed, too. Looking for the factors costs about a tap an output. What is not plain is copied
+// piece by piece for one pass, but not for two. By the work of one image: the algorithm, and so the bits,
+// must not depend on the batch.
+bool separable_pays(const Spec& spec, const Problem& p, bool plain) {
   constexpr index_t kLeastTaps = 9, kLeastSteps = 1 << 17;
   const index_t kh = spec.h.kernel, kw = spec.w.kernel;
   const index_t steps = spec.multiply_adds() / std::max<index_t>(spec.batch, 1);
-  return kh > 1 && kw > 1 && kh * kw >= kLeastTaps && steps >= kLeastSteps;
+  if (kh == 1 || kw == 1 || kh * kw < kLeastTaps || steps < kLeastSteps) return false;
+  if (!plain) return true;
+  const bool forward = spec.op == Op::forward;
+  const index_t plane = forward ? spec.h.out * spec.w.out : spec.h.in * spec.w.in;
+  const double rows = static_cast<double>(p.h.taps), columns = static_cast<double>(p.w.taps),
+               two_passes = rows * static_cast<double>(p.w.stride) + columns;
+  return rows * columns >= least_saving(spec, plane) * two_passes;
 }
 
 }  // namespace
@@ -62,7 +82,7 @@ Rule separable_rule(const Spec& spec) {
   const bool sums_outputs = spec.op == Op::grad_input && spec.multiplier > 1;
   const bool plain = spec.border == Border::constant && spec.input == Storage::same;
   r.applies = r.scratch_bytes <= kMaxScratchBytes && !sums_outputs && (spec.op == Op::forward || plain);
-  r.preferred = separable_pays(spec);
+  r.preferred = separable_pays(spec, p, plain);
   r.reason = "every plane of the filter is of rank 1: columns are summed, then rows";
   r.refusal = sums_outputs ? "the input gradient of several outputs a channel"
                            : "its rows do not fit into the scratch";

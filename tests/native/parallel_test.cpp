@@ -72,6 +72,47 @@ void many_loops_in_progress() {
   for (std::thread& caller : callers) caller.join();
 }
 
+void run_short_loop() {
+  Loop loop{[](void*, std::int64_t) { return true; }, nullptr, 2};
+  loop.wakes = false;
+  CHECK(parallel_for(loop, 2));
+}
+
+// How many of two items, which take their time, ran on other threads than the caller's.
+int items_elsewhere(bool wakes) {
+  const auto body = [](void* context, std::int64_t i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    static_cast<std::thread::id*>(context)[i] = std::this_thread::get_id();
+    return true;
+  };
+  std::thread::id ran[2];
+  Loop loop{body, ran, 2};
+  loop.wakes = wakes;
+  CHECK(parallel_for(loop, 2));
+  return (ran[0] != std::this_thread::get_id()) + (ran[1] != std::this_thread::get_id());
+}
+
+// The first of several takes its items alone; those that follow are helped, as are long ones.
+void short_loops_wake_nobody_unless_on_end() {
+  constexpr int kTries = 100;
+  const auto after_a_rest = [](bool wakes) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    return items_elsewhere(wakes);
+  };
+  const auto sometimes = [](const auto& holds) {
+    int tries = 0;
+    while (tries < kTries && !holds()) ++tries;
+    return tries < kTries;
+  };
+  CHECK(sometimes([&] { return after_a_rest(true) > 0; }));
+  CHECK(sometimes([&] { return after_a_rest(false) == 0; }));
+  CHECK(sometimes([&] {
+    after_a_rest(false);
+    for (int i = 0; i < 50; ++i) run_short_loop();
+    return items_elsewhere(false) > 0;
+  }));
+}
+
 void calls_may_nest() {
   const auto inner = [](void*, std::int64_t i) {
     run_squares(10 + i, 3);
@@ -221,6 +262,7 @@ int main() {
   a_false_body_stops_the_loop();
   a_false_poll_stops_the_loop();
   the_pool_grows_under_load();
+  short_loops_wake_nobody_unless_on_end();
   a_loop_that_fails_leaves_others_whole();
   operations_run_while_the_number_of_threads_changes();
 #if !defined(__SANITIZE_THREAD__)
