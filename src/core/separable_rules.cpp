@@ -35,13 +35,11 @@ void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
 // How many times the multiply-adds of two passes a single one must take, by measurement: the fewer pixels a
 // plane has, the less there is to read ahead, and planes without few channels are transposed in one pass
 // only. Beyond the caches, whole lines of channels are read faster than they are summed twice.
-double least_saving(const Spec& spec, index_t plane) {
+double least_saving(const Spec& spec, double pixels) {
   const bool nhwc = spec.layout == Layout::nhwc,
              lines = spec.channels * compute_bytes(spec.dtype) >= kLineBytes;
-  const double pixels = static_cast<double>(std::max<index_t>(plane, 1));
   if (!nhwc) return 2.3 + (lines ? 3300 : 1500) / pixels;
-  const index_t image =
-      (spec.input_elements() + spec.output_elements()) / spec.batch * dtype_bytes(spec.dtype);
+  const index_t image = image_bytes(spec) / std::max<index_t>(spec.batch, 1);
   return std::max(lines && image > kCachedBytes ? 3.4 : 0, 2 + 1000 / pixels);
 }
 
@@ -55,11 +53,12 @@ bool separable_pays(const Spec& spec, const Problem& p, bool plain) {
   const index_t steps = spec.multiply_adds() / std::max<index_t>(spec.batch, 1);
   if (kh == 1 || kw == 1 || kh * kw < kLeastTaps || steps < kLeastSteps) return false;
   if (!plain) return true;
-  const bool forward = spec.op == Op::forward;
-  const index_t plane = forward ? spec.h.out * spec.w.out : spec.h.in * spec.w.in;
+  const auto positions = [&](const Axis& a) {
+    return static_cast<double>(std::max<index_t>(spec.op == Op::forward ? a.out : a.in, 1));
+  };
   const double rows = static_cast<double>(p.h.taps), columns = static_cast<double>(p.w.taps),
                two_passes = rows * static_cast<double>(p.w.stride) + columns;
-  return rows * columns >= least_saving(spec, plane) * two_passes;
+  return rows * columns >= least_saving(spec, positions(spec.h) * positions(spec.w)) * two_passes;
 }
 
 }  // namespace
