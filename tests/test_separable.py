@@ -146,6 +146,26 @@ def test_auto_takes_the_factors_where_they_pay_and_direct_never(rng):
     assert _native.last_run()["kernel"] != "separable"
 
 
+@pytest.mark.parametrize(
+    ("shape", "taps", "keywords", "pays"),
+    [
+        ((1, 512, 512, 3), 5, {}, True),
+        ((1, 512, 512, 3), 3, {}, False),
+        ((1, 512, 512, 3), 3, {"border": "reflect"}, True),
+        ((1, 512, 512, 3), 5, {"stride": 2}, False),
+        ((1, 28, 28, 240), 7, {}, True),
+        ((32, 14, 14, 480), 7, {}, False),
+        ((1, 480, 14, 14), 7, {"layout": "NCHW"}, False),
+        ((1, 3, 224, 224), 5, {"layout": "NCHW"}, True),
+    ],
+)
+def test_auto_looks_for_factors_where_two_passes_are_faster(shape, taps, keywords, pays):
+    """Planes of few pixels, and 3x3 taps, take a tenth of the time in one pass."""
+    channels = shape[1] if keywords.get("layout") == "NCHW" else shape[3]
+    plan = depthwise.plan(shape, (taps, taps, channels, 1), padding="SAME", **keywords)
+    assert ("separable instead" in plan.reason) == pays
+
+
 @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
 def test_other_filters_are_refused(rng, value):
     filter = np.ones((3, 3, 2, 2), np.float32)

@@ -108,7 +108,7 @@ std::unique_ptr<Prepared> PyPlan::prepare(nb::handle filter, int num_threads) co
 }
 
 Record PyPlan::describe(int num_threads) const {
-  const int threads = plan_.threads(num_threads > 0 ? num_threads : current_threads());
+  const int threads = threads_for(plan_, num_threads);
   const auto [chosen, row_blocks] = plan_.for_threads(threads);
   const Plan& plan = *chosen;
   const Spec& s = plan.spec;

@@ -160,7 +160,7 @@ bool run_all(Call& call, const Loop& poll, int threads) {
 
 bool execute_plan(const Plan& given, const Operands& operands, int threads, bool (*poll)(void*),
                   void* poll_context) {
-  const int used = given.threads(threads > 0 ? threads : current_threads());
+  const int used = threads_for(given, threads);
   const auto [chosen, row_blocks] = given.for_threads(used);
   const Plan& plan = *chosen;
   t_last_run = {kernel_info(plan.kernel).name, plan.isa->name, used};
@@ -231,10 +231,14 @@ void set_threads(int threads) { g_threads.store(threads, std::memory_order_relax
 
 const LastRun& last_run() { return t_last_run; }
 
+int threads_for(const Plan& plan, int threads) {
+  return plan.threads(threads > 0 ? threads : current_threads(), least_handover());
+}
+
 bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int threads) {
   Call call{&plan, plan.row_blocks, operands, kernel_of(plan), nullptr, nullptr};
   call.prepare_to = to;
-  const int used = plan.threads(threads > 0 ? threads : current_threads());
+  const int used = threads_for(plan, threads);
   const bool finished = parallel_for({run_prepare_task, &call, plan.unit_blocks}, used);
   if (call.out_of_memory) throw std::bad_alloc();
   return finished;

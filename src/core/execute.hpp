@@ -9,6 +9,9 @@ namespace depthwise {
 int current_threads();
 void set_threads(int threads);
 
+// Threads that a run of the plan takes when it may have so many; 0 stands for current_threads().
+int threads_for(const Plan& plan, int threads);
+
 // Computes the plan's result, with `operands.factors` if the filter has been factored. `threads` 0 stands for
 // current_threads(). poll as for parallel_for. Returns false when poll stopped it: the result is then
 // incomplete. Throws std::bad_alloc without scratch.

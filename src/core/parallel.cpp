@@ -294,4 +294,6 @@ void use_team(const Team& team) {
 
 bool has_team() { return g_team.load(std::memory_order_acquire) != nullptr; }
 
+std::int64_t least_handover() { return has_team() ? 200'000 : 100'000; }
+
 }  // namespace depthwise

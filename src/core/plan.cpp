@@ -358,12 +358,9 @@ index_t Plan::steps() const {
   return spec.multiply_adds() + 4 * (spec.input_elements() + spec.output_elements());
 }
 
-int Plan::threads(int available) const {
-  // Handing work to a thread that waits costs a fraction of a microsecond; below this many steps for each it
-  // does not pay.
-  constexpr index_t kStepsPerThread = 100'000;
+int Plan::threads(int available, index_t handover) const {
   const index_t items = tasks() + (patches ? patches->tasks() : 0);
-  return static_cast<int>(std::clamp<index_t>(std::min(steps() / kStepsPerThread, items), 1, available));
+  return static_cast<int>(std::clamp<index_t>(std::min(steps() / handover, items), 1, available));
 }
 
 bool Plan::worth_waking() const {

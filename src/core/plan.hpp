@@ -107,8 +107,9 @@ struct Plan {
   // Of one image and channel, the results that the patches leave to the kernel.
   index_t in_place() const;
   index_t scratch_bytes() const;
-  // How many of `available` threads this problem is worth, and whether it is worth waking them.
-  int threads(int available) const;
+  // How many of `available` threads this problem is worth, where handing work to one is worth so many
+  // multiply-adds; and whether it is worth waking them.
+  int threads(int available, index_t handover) const;
   bool worth_waking() const;
   // What it takes, roughly, in multiply-adds.
   index_t steps() const;

@@ -61,7 +61,7 @@ void plan_wild(Choices& choices) {
   ++g_runs;
   try {
     const Plan plan = make_plan(s, "", draw_isa(choices).name);
-    CHECK(plan.tasks() >= 0 && plan.rule.scratch_bytes >= 0 && plan.threads(8) >= 1);
+    CHECK(plan.tasks() >= 0 && plan.rule.scratch_bytes >= 0 && plan.threads(8, 1) >= 1);
     for (const index_t index : {index_t{0}, plan.tasks() / 2, plan.tasks() - 1})
       if (index >= 0 && index < plan.tasks()) plan.task(index);
   } catch (const std::invalid_argument&) {
