@@ -174,7 +174,7 @@ def test_large_results_begin_at_a_line_of_the_cache(rng, dtype):
     kept = [depthwise.conv2d_grad_input(x.shape, filter, y) for _ in range(4)]
     for result, source in ((y, x), *((one, y) for one in kept)):
         assert result.ctypes.data % 64 == 0
-        assert (source.ctypes.data // 64 * 64 - result.ctypes.data) % 4096 == 256  # clear of what is read next
+        assert (source.ctypes.data // 64 * 64 - result.ctypes.data) % 4096 == 256  # clear of what follows
         assert result.flags.c_contiguous and result.flags.writeable
     assert same_bits(pickle.loads(pickle.dumps(y)), y)
 
