@@ -32,9 +32,10 @@ void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
   if (rows * row <= caches().l2 / 2) tile.columns = p.w.out_count;
 }
 
-// How many times the multiply-adds of two passes a single one must take, by measurement: the fewer pixels a
-// plane has, the less there is to read ahead, and planes without few channels are transposed in one pass
-// only. Beyond the caches, whole lines of channels are read faster than they are summed twice.
+// How many times the multiply-adds of two passes a single one must take, by measurement. The fewer pixels a
+// plane has, the shorter the rows that two passes sum, where one pass has channels in its lanes; it
+// transposes NCHW planes to have them there, unless channels are few. Beyond the caches, whole lines of
+// channels are read faster than they are summed twice.
 double least_saving(const Spec& spec, double pixels) {
   const bool nhwc = spec.layout == Layout::nhwc,
              lines = spec.channels * compute_bytes(spec.dtype) >= kLineBytes;
