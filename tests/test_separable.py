@@ -151,7 +151,8 @@ def test_auto_takes_the_factors_where_they_pay_and_direct_never(rng):
     [
         ((1, 512, 512, 3), 5, {}, True),
         ((1, 512, 512, 3), 3, {}, False),
-        ((1, 512, 512, 3), 3, {"border": "reflect"}, True),
+        ((1, 512, 512, 3), 3, {"border": "reflect"}, False),
+        ((1, 3, 512, 512), 3, {"layout": "NCHW"}, True),
         ((1, 512, 512, 3), 5, {"stride": 2}, False),
         ((1, 28, 28, 240), 7, {}, True),
         ((32, 14, 14, 480), 7, {}, False),

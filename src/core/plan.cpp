@@ -9,6 +9,7 @@
 
 #include "clip.hpp"
 #include "patches.hpp"
+#include "separable_rules.hpp"
 #include "tile_choice.hpp"
 
 namespace depthwise {
@@ -194,14 +195,14 @@ std::shared_ptr<const Plan> coarse_plan(const Plan& plan) {
   return std::make_shared<const Plan>(std::move(coarse));
 }
 
-// The plan for filters of rank 1, where "auto" would take it.
-std::shared_ptr<const Plan> separable_plan(const Spec& s, const std::string& isa) {
+// The plan for filters of rank 1, where "auto" would take it; `all` has the taps that may be left out, too.
+std::shared_ptr<const Plan> separable_plan(const Spec& s, const Spec& all, const std::string& isa) {
   if (s.algorithm != Algorithm::automatic || s.op == Op::grad_filter || degenerate(s)) return nullptr;
   Plan plan{.spec = s,
             .kernel = s.op == Op::forward ? KernelId::forward_separable : KernelId::grad_input_separable,
             .isa = &choose_isa(isa)};
   plan.rule = kernel_rule(plan.kernel, s, plan.isa->kernels->vector_bytes);
-  if (!plan.rule.applies || !plan.rule.preferred) return nullptr;
+  if (!plan.rule.applies || !separable_pays(all)) return nullptr;
   cut(plan);
   return std::make_shared<const Plan>(std::move(plan));
 }
@@ -236,12 +237,13 @@ Spec clipped(Spec spec) {
   return spec;
 }
 
-Plan plan_of(const Spec& spec, const std::string& kernel, const std::string& isa) {
+// Of `all`, or of what is left of it without some taps.
+Plan plan_of(const Spec& spec, const Spec& all, const std::string& kernel, const std::string& isa) {
   Plan plan;
   plan.spec = spec;
   choose_isa_and_kernel(plan, kernel, isa);
   if (!needs_patches(spec)) plan.coarse = coarse_plan(plan);
-  if (kernel.empty()) plan.if_separable = separable_plan(spec, isa);
+  if (kernel.empty()) plan.if_separable = separable_plan(spec, all, isa);
   if (reads_all(plan)) return plan;
   // The generic kernel reads borders and integers itself, and does so where there are no patches.
   if (needs_patches(spec) && !degenerate(spec) && !(is_generic(plan) && !kernel.empty())) {
@@ -260,14 +262,15 @@ Plan plan_of(const Spec& spec, const std::string& kernel, const std::string& isa
 
 Plan make_plan(const Spec& spec, const std::string& kernel, const std::string& isa) {
   const Spec all = resolved(spec), fewer = clipped(all);
-  Plan plan = plan_of(fewer, kernel, isa);
+  Plan plan = plan_of(fewer, all, kernel, isa);
   if (fewer.h.kernel < all.h.kernel || fewer.w.kernel < all.w.kernel)
-    plan.whole = std::make_shared<const Plan>(plan_of(all, kernel, isa));
+    plan.whole = std::make_shared<const Plan>(plan_of(all, all, kernel, isa));
   return plan;
 }
 
 Plan make_whole_plan(const Spec& spec, const std::string& kernel, const std::string& isa) {
-  return plan_of(resolved(spec), kernel, isa);
+  const Spec all = resolved(spec);
+  return plan_of(all, all, kernel, isa);
 }
 
 index_t Plan::in_place() const { return patches->inner_rows.size() * patches->inner_columns.size(); }

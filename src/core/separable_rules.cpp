@@ -32,37 +32,38 @@ void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
   if (rows * row <= caches().l2 / 2) tile.columns = p.w.out_count;
 }
 
-// How many times the multiply-adds of two passes a single one must take, by measurement. The fewer pixels a
-// plane has, the shorter the rows that two passes sum, where one pass has channels in its lanes; it
-// transposes NCHW planes to have them there, unless channels are few. Beyond the caches, whole lines of
-// channels are read faster than they are summed twice.
-double least_saving(const Spec& spec, double pixels) {
-  const bool nhwc = spec.layout == Layout::nhwc,
-             lines = spec.channels * compute_bytes(spec.dtype) >= kLineBytes;
-  if (!nhwc) return 2.3 + (lines ? 3300 : 1500) / pixels;
-  const index_t image = image_bytes(spec) / std::max<index_t>(spec.batch, 1);
-  return std::max(lines && image > kCachedBytes ? 3.4 : 0, 2 + 1000 / pixels);
-}
-
-// Whether two passes of kh + kw taps beat one of kh * kw; under a stride the columns between those of the
-// outputs are summed, too. Looking for the factors costs about a tap an output. What is not plain is copied
-// piece by piece for one pass, but not for two. By the work of one image: the algorithm, and so the bits,
-// must not depend on the batch.
-bool separable_pays(const Spec& spec, const Problem& p, bool plain) {
-  constexpr index_t kLeastTaps = 9, kLeastSteps = 1 << 17;
-  const index_t kh = spec.h.kernel, kw = spec.w.kernel;
-  const index_t steps = spec.multiply_adds() / std::max<index_t>(spec.batch, 1);
-  if (kh == 1 || kw == 1 || kh * kw < kLeastTaps || steps < kLeastSteps) return false;
-  if (!plain) return true;
-  const auto positions = [&](const Axis& a) {
-    return static_cast<double>(std::max<index_t>(spec.op == Op::forward ? a.out : a.in, 1));
-  };
-  const double rows = static_cast<double>(p.h.taps), columns = static_cast<double>(p.w.taps),
-               two_passes = rows * static_cast<double>(p.w.stride) + columns;
-  return rows * columns >= least_saving(spec, positions(spec.h) * positions(spec.w)) * two_passes;
+// How many times the multiply-adds of two passes a single one must take, by measurement, for planes of so
+// many results. The fewer they are, the shorter the rows that two passes sum, where one pass has channels in
+// its lanes; it transposes NCHW planes to have them there, unless channels are few. Beyond the caches, whole
+// lines of channels are read faster than they are summed twice.
+double least_saving(const Spec& spec, index_t results, double pixels) {
+  constexpr double kImage = 1 << 18;
+  const bool lines = spec.channels * compute_bytes(spec.dtype) >= kLineBytes;
+  if (spec.layout == Layout::nchw)
+    return lines ? 2.1 + 3500 / pixels : pixels < kImage ? 2.1 + 1500 / pixels : 1.4;
+  const bool beyond = 2 * results * dtype_bytes(spec.dtype) > kCachedBytes;
+  return std::max(lines && beyond ? 3.4 : 0, 2 + 1000 / pixels);
 }
 
 }  // namespace
+
+// Looking for the factors costs about a tap an output; under a stride the columns between those of the
+// outputs are summed, too. What an image is to its result does not count: its padding, its border, its type,
+// or the batch. The algorithm, and so the bits, must not depend on those.
+bool separable_pays(const Spec& spec) {
+  constexpr index_t kLeastTaps = 9, kLeastSteps = 1 << 17;
+  const index_t kh = spec.h.kernel, kw = spec.w.kernel, batch = std::max<index_t>(spec.batch, 1);
+  if (kh == 1 || kw == 1 || kh * kw < kLeastTaps || spec.multiply_adds() / batch < kLeastSteps) return false;
+  const Problem p(spec);
+  const bool forward = spec.op == Op::forward;
+  const auto positions = [&](const Axis& a) {
+    return static_cast<double>(std::max<index_t>(forward ? a.out : a.in, 1));
+  };
+  const index_t results = (forward ? spec.output_elements() : spec.input_elements()) / batch;
+  const double rows = static_cast<double>(p.h.taps), columns = static_cast<double>(p.w.taps),
+               two_passes = rows * static_cast<double>(p.w.stride) + columns;
+  return rows * columns >= least_saving(spec, results, positions(spec.h) * positions(spec.w)) * two_passes;
+}
 
 Rule separable_rule(const Spec& spec) {
   constexpr index_t kChannels = 64;  // of a unit, where those of a pixel are too many
@@ -82,7 +83,7 @@ Rule separable_rule(const Spec& spec) {
   const bool sums_outputs = spec.op == Op::grad_input && spec.multiplier > 1;
   const bool plain = spec.border == Border::constant && spec.input == Storage::same;
   r.applies = r.scratch_bytes <= kMaxScratchBytes && !sums_outputs && (spec.op == Op::forward || plain);
-  r.preferred = separable_pays(spec, p, plain);
+  r.preferred = separable_pays(spec);
   r.reason = "every plane of the filter is of rank 1: columns are summed, then rows";
   r.refusal = sums_outputs ? "the input gradient of several outputs a channel"
                            : "its rows do not fit into the scratch";

@@ -7,4 +7,7 @@ namespace depthwise {
 
 Rule separable_rule(const Spec& spec);
 
+// Whether two passes of kh + kw taps beat one of kh * kw, of all taps that the caller gave.
+bool separable_pays(const Spec& spec);
+
 }  // namespace depthwise
