@@ -167,6 +167,33 @@ def test_auto_looks_for_factors_where_two_passes_are_faster(shape, taps, keyword
     assert ("separable instead" in plan.reason) == pays
 
 
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize(
+    ("height", "width", "channels", "kh", "kw"),
+    [(2, 3, 256, 8, 11), (14, 14, 80, 7, 7), (40, 41, 24, 7, 7), (120, 118, 3, 5, 5), (9, 60, 16, 19, 5)],
+)
+def test_auto_decides_alike_whatever_the_image_is_to_its_result(rng, height, width, channels, kh, kw, layout):
+    """Integers, and borders made by numpy.pad, beside images whose kernels reach over them."""
+    shape = (1, height, width, channels) if layout == "NHWC" else (1, channels, height, width)
+    image = rng.integers(0, 256, shape).astype(np.uint8)
+    filter = rank_one(rng, (kh, kw, channels, 1), "float32")
+    spatial = [((taps - 1) // 2, taps - 1 - (taps - 1) // 2) for taps in (kh, kw)]
+    pads = [(0, 0), *spatial, (0, 0)] if layout == "NHWC" else [(0, 0), (0, 0), *spatial]
+    calls = [
+        (image, {"padding": "SAME"}),
+        (image.astype("float32"), {"padding": "SAME"}),
+        (np.pad(image, pads).astype("float32"), {"padding": "VALID"}),
+    ]
+    factored = set()
+    results = []
+    for x, keywords in calls:
+        results.append(depthwise.conv2d(x, filter, layout=layout, **keywords))
+        factored.add(_native.last_run()["kernel"] == "separable")
+    assert len(factored) == 1
+    for result in results[1:]:
+        assert same_bits(result, results[0])
+
+
 @pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
 def test_other_filters_are_refused(rng, value):
     filter = np.ones((3, 3, 2, 2), np.float32)
