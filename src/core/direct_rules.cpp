@@ -13,6 +13,11 @@ index_t packed_taps(const Problem& p, bool phases) {
   return phases ? p.spec.h.kernel * p.spec.w.kernel : p.h.taps * p.w.taps;
 }
 
+// Multiply-adds of a row of a task that has all channels.
+index_t row_steps(const Problem& p, const Tile& t, index_t units, index_t line) {
+  return (t.all_columns ? p.spec.w.out : t.columns) * units * line * packed_taps(p, t.phases);
+}
+
 // Whole rows and all channels, in the order of memory, which the processor fetches ahead; fewer where the
 // rows under a tile, or the weights, would leave the second-level cache, or tasks are too few. `t` says what
 // tiles and tasks are of; all columns are only where tasks are enough, or where they are computed together,
@@ -36,8 +41,7 @@ Tile direct_tile(const Problem& p, index_t units, index_t line, Tile t) {
   t.all_columns = t.all_columns && column_classes > 1 && enough;
   const index_t classes = t.phases ? 1 : t.all_columns ? row_classes : row_classes * column_classes;
   const index_t blocks = ceil_div(p.w.out_count, t.columns) * s.batch * classes;
-  t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks,
-                       (t.all_columns ? s.w.out : t.columns) * units * line * taps);
+  t.rows = choose_rows(p, std::max(kLeastRows, 2 * p.h.taps), blocks, row_steps(p, t, units, line));
   if (t.rows < p.h.out_count) t.rows += t.rows & 1;  // tiles take pairs
   const index_t wanted = ceil_div(kEnoughTasks, blocks * ceil_div(p.h.out_count, t.rows));
   t.units = std::min(std::max(ceil_div(units, wanted), std::min(units, kLeastLines)), most_units(taps));
@@ -144,8 +148,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   // that evict each other from the caches are no faster to write past them.
   r.tile.stream = beyond_caches(spec) && (!phases || whole_lines) && !evicted;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
-  r.most_rows =
-      most_rows((r.tile.all_columns ? spec.w.out : r.tile.columns) * r.units * line * packed_taps(p, phases));
+  r.most_rows = most_rows(row_steps(p, r.tile, r.units, line));
   if (!copies) choose_coarse(r, p);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&
               r.scratch_bytes <= kMaxScratchBytes;

@@ -146,11 +146,14 @@ bool run_patch_reduction(void* context, std::int64_t block) {
   return scratch != nullptr;
 }
 
-// Results in place first: the patches compute anew what tiles may have spilled over the edge of these.
-bool run_all(Call& call, const Loop& poll, int threads) {
+// Results in place first: the patches compute anew what tiles may have spilled over the edge of these. `all`
+// is what their loops have in common.
+bool run_all(Call& call, Loop all, int threads) {
   const Plan& plan = *call.plan;
-  const auto loop = [&](bool (*body)(void*, std::int64_t), index_t count, int used) {
-    return count == 0 || parallel_for({body, &call, count, poll.poll, poll.poll_context, poll.wakes}, used);
+  all.context = &call;
+  const auto loop = [&all](bool (*body)(void*, std::int64_t), index_t count, int used) {
+    all.body = body, all.count = count;
+    return count == 0 || parallel_for(all, used);
   };
   if (!loop(run_task, plan.tasks(call.row_blocks), threads)) return false;
   if (!plan.patches) return !call.sums || loop(run_reduce_task, plan.unit_blocks, 1);
@@ -173,7 +176,8 @@ bool execute_plan(const Plan& given, const Operands& operands, int threads, bool
   bool finished = !prepares || prepare(plan, operands, prepared.get(), used);
   Call call{&plan,           row_blocks, operands,
             kernel_of(plan), sums.get(), prepares ? prepared.get() : operands.prepared};
-  finished = finished && run_all(call, {nullptr, nullptr, 0, poll, poll_context, plan.worth_waking()}, used);
+  const Loop all{.poll = poll, .poll_context = poll_context, .wakes = plan.worth_waking()};
+  finished = finished && run_all(call, all, used);
   if (call.out_of_memory) throw std::bad_alloc();
   return finished;
 }

@@ -10,9 +10,9 @@ namespace depthwise {
 //
 // poll(poll_context), if given, is called on the calling thread about every 20 ms; false stops the loop too.
 struct Loop {
-  bool (*body)(void* context, std::int64_t item);
-  void* context;
-  std::int64_t count;
+  bool (*body)(void* context, std::int64_t item) = nullptr;
+  void* context = nullptr;
+  std::int64_t count = 0;
   bool (*poll)(void* poll_context) = nullptr;
   void* poll_context = nullptr;
   bool wakes = true;  // whether it is worth waking threads that sleep, unless it is one of several on end

@@ -83,7 +83,7 @@ Rule separable_rule(const Spec& spec) {
   const bool sums_outputs = spec.op == Op::grad_input && spec.multiplier > 1;
   const bool plain = spec.border == Border::constant && spec.input == Storage::same;
   r.applies = r.scratch_bytes <= kMaxScratchBytes && !sums_outputs && (spec.op == Op::forward || plain);
-  r.preferred = separable_pays(spec);
+  r.preferred = true;  // among those that "separable" allows; for "auto", separable_pays() says
   r.reason = "every plane of the filter is of rank 1: columns are summed, then rows";
   r.refusal = sums_outputs ? "the input gradient of several outputs a channel"
                            : "its rows do not fit into the scratch";
