@@ -2,15 +2,12 @@
 // 0.
 #pragma once
 
-#include <utility>
-
-#include "line_tile.hpp"
+#include "plane_pieces.hpp"
 
 namespace {
 
 using depthwise::Image;
 using depthwise::Layout;
-using simd::compute_t;
 
 // The slot of a position in a ring of rows, as both move along.
 struct RingSlot {
@@ -142,19 +139,6 @@ DEPTHWISE_INLINE void transpose(vec<T> (&rows)[kLanes<T>]) {
   }
 }
 
-// A vector of adjacent pixels of as many planes.
-template <class S>
-DEPTHWISE_INLINE void pack_block(const S* from, const index_t* planes, compute_t<S>* to) {
-  using T = compute_t<S>;
-  constexpr int V = kLanes<T>;
-  vec<T> block[V];
-#pragma GCC unroll 16
-  for (int i = 0; i < V; ++i) block[i] = simd::load(from + planes[i]);
-  transpose<T>(block);
-#pragma GCC unroll 16
-  for (int i = 0; i < V; ++i) simd::store(to + i * kLine<T>, block[i]);
-}
-
 // Lane l of the line is the plane `planes[l]` elements from the first; pixels are row.step apart within it.
 template <class S>
 void pack_planes(const PixelRow<S>& row, const index_t* planes, int valid, compute_t<S>* to) {
@@ -162,16 +146,9 @@ void pack_planes(const PixelRow<S>& row, const index_t* planes, int valid, compu
   constexpr int V = kLanes<T>, line = kLine<T>;
   for (int v = 0; v < line; v += V) {
     const int count = valid - v < 0 ? 0 : (valid - v < V ? valid - v : V);
-    for (index_t next = 0; next < row.count; next += V) {
-      // The last block overlaps its neighbour: parts of vectors are slow to load.
-      const bool overlaps = row.step == 1 && row.count >= V && next + V > row.count;
-      const index_t p = overlaps ? row.count - V : next;
+    for (index_t p = 0; p < row.count; p += V) {
       const int pixels = static_cast<int>(row.count - p < V ? row.count - p : V);
       T* const dst = to + p * line + v;
-      if (row.step == 1 && pixels == V && count == V) {
-        pack_block(row.first + p, planes + v, dst);
-        continue;
-      }
       vec<T> block[V] = {};
       for (int i = 0; i < count; ++i) {
         const S* from = row.first + planes[v + i] + p * row.step;
@@ -214,8 +191,14 @@ struct LineSource {
  private:
   void pack_other(const PixelRow<S>& pixels, index_t lane, int valid, index_t q, compute_t<S>* to) const {
     if constexpr (kLayout == Layout::nchw) {
-      index_t planes[kLine<compute_t<S>>];
-      for (int l = 0; l < kLine<compute_t<S>>; ++l) planes[l] = channel(lane + l, q) * image.channel_step;
+      constexpr int line = kLine<compute_t<S>>;
+      if (pixels.step == 1 && valid == line && pixels.count >= kPiece<compute_t<S>>) {
+        const S* planes[line];
+        for (int l = 0; l < line; ++l) planes[l] = pixels.first + channel(lane + l, q) * image.channel_step;
+        return planes_to_lines<S>(planes, valid, 0, pixels.count, to);
+      }
+      index_t planes[line];
+      for (int l = 0; l < line; ++l) planes[l] = channel(lane + l, q) * image.channel_step;
       pack_planes(pixels, planes, valid, to);
     } else if (lanes == Lanes::same) {
       pack_channels(pixels, lane, valid, to);
