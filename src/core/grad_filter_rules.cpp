@@ -31,6 +31,24 @@ void choose_grad_block(Tile& tile, const Problem& p, index_t least, index_t most
   }
 }
 
+// Small images together, so that the sums of a channel are loaded and stored for all of them; not so many
+// that the threads lack work. Few sums over images beyond the cache gain less than fetching image by image
+// does.
+index_t images_at_a_time(const Tile& tile, const Problem& p, index_t units) {
+  constexpr double kLeastSteps = 200e3, kEnoughTasks = 8;
+  const Spec& spec = p.spec;
+  const index_t positions = tile.rows * tile.columns, taps = spec.h.kernel * spec.w.kernel;
+  const double outputs =
+      static_cast<double>(spec.batch) * static_cast<double>(positions) * static_cast<double>(p.channels);
+  const double steps = outputs * static_cast<double>(taps);
+  const bool cached = 2 * outputs * static_cast<double>(compute_bytes(spec.dtype)) <= caches().l2;
+  const index_t most = taps > 9 || cached ? 512 : 128;
+  const auto tasks = static_cast<index_t>(std::clamp(steps / kLeastSteps, 1.0, kEnoughTasks));
+  const index_t blocks = ceil_div(tasks, std::max<index_t>(1, ceil_div(units, tile.units)));
+  return std::clamp<index_t>(std::min(most / positions, spec.batch / blocks), 1,
+                             std::max<index_t>(spec.batch, 1));
+}
+
 // In place: blocks of whole rows, and as many channels as leave enough tasks. Those of a pixel are adjacent.
 void choose_grad_direct(Tile& tile, const Problem& p, index_t units, index_t unit_sums) {
   constexpr index_t kMostRows = 16, kPositions = 2048, kLeastUnits = 8;
@@ -43,6 +61,7 @@ void choose_grad_direct(Tile& tile, const Problem& p, index_t units, index_t uni
   tile.units = std::clamp<index_t>(units / 8, std::min(units, kLeastUnits), std::max<index_t>(1, units));
   tile.units = std::clamp<index_t>(kMaxGradSums / std::max<index_t>(unit_sums, 1), 1, tile.units);
   tile.units = ceil_div(units, ceil_div(units, tile.units));
+  if (tile.rows == positions) tile.images = images_at_a_time(tile, p, units);
 }
 
 // Enough tasks for the threads: by units alone where there are many, else by parts of the blocks.
@@ -98,7 +117,10 @@ Rule grad_filter_nhwc_direct(const Spec& spec, int vector_bytes) {
   Rule r = grad_filter_rule(spec, vector_bytes, GradForm::direct);
   r.applies = r.applies && spec.layout == Layout::nhwc && spec.multiplier == 1 && as_stored(spec) &&
               spec.channels * element >= vector_bytes;
-  r.preferred = vector_bytes == kLineBytes || spec.channels * element % (kWayBytes / 4) != 0;
+  // Pixels that share sets of the first-level cache do not stay in it: packed lines do.
+  const bool conflict = spec.channels * element % (kWayBytes / 4) == 0;
+  const index_t most_taps = vector_bytes == kLineBytes ? 80 : 0;
+  r.preferred = !conflict || spec.h.kernel * spec.w.kernel <= most_taps;
   r.beats_wider = narrow_channels_pay(spec, vector_bytes);
   r.reason = "channels fill the lanes, and both images are read in place";
   return r;

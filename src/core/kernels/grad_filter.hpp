@@ -10,7 +10,7 @@
 #pragma once
 
 #include "flat_pack.hpp"
-#include "generic.hpp"
+#include "generic_grad_filter.hpp"
 #include "grad_layout.hpp"
 #include "grad_strip.hpp"
 #include "range.hpp"
@@ -26,83 +26,15 @@ using depthwise::smaller;
 using depthwise::Spec;
 using depthwise::Task;
 
-// One filter tap at a time, whatever the problem.
-template <class S>
-class GenericGradFilter {
- public:
-  explicit GenericGradFilter(const Task& task)
-      : task_(task), spec_(*task.spec), x_image_(input_image(spec_)), grad_image_(output_image(spec_)) {}
-
-  void run() const {
-    for (index_t o = task_.unit_begin; o < task_.unit_end; ++o) run_channel(o);
-  }
-
-  void run_channel(index_t o) const {
-    S* to = static_cast<S*>(task_.operands.out) + o;
-    for (index_t t = 0; t < spec_.h.kernel; ++t)
-      for (index_t k = 0; k < spec_.w.kernel; ++k, to += grad_image_.channels)
-        simd::store_one(to, sum(t, k, o));
-  }
-
-  // Whether no gradient of an output channel is infinite or NaN.
-  bool finite(index_t o) const {
-    const S* grad = static_cast<const S*>(task_.operands.b) + o * grad_image_.channel_step;
-    T probe = 0;
-    for (index_t n = 0; n < spec_.batch; ++n, grad += grad_image_.batch_step)
-      for (index_t i = 0; i < spec_.h.out; ++i)
-        for (index_t j = 0; j < spec_.w.out; ++j)
-          probe += simd::load_one(grad + i * grad_image_.row_step + j * grad_image_.column_step) * T(0);
-    return probe == 0;
-  }
-
- private:
-  using T = compute_t<S>;
-
-  // Rows are added with compensation, as in the other kernels.
-  T sum(index_t t, index_t k, index_t o) const {
-    T total = 0, lost = 0;
-    for (index_t n = 0; n < spec_.batch; ++n)
-      for (index_t i = 0; i < spec_.h.out; ++i) {
-        const T y = row_sum(n, i, t, k, o) - lost, next = total + y, error = (next - total) - y;
-        lost = error - error == 0 ? error : 0;  // of an infinite total nothing is lost
-        total = next;
-      }
-    return total;
-  }
-
-  T row_sum(index_t n, index_t i, index_t t, index_t k, index_t o) const {
-    const Axis &h = spec_.h, &w = spec_.w;
-    const index_t row = map_border(spec_.border, h.stride * i + h.dilation * t - h.pad, h.in);
-    const index_t x =
-        n * x_image_.batch_step + row * x_image_.row_step + o / spec_.multiplier * x_image_.channel_step;
-    const S* grad = static_cast<const S*>(task_.operands.b) + n * grad_image_.batch_step +
-                    i * grad_image_.row_step + o * grad_image_.channel_step;
-    T sum = 0;
-    for (index_t j = 0; j < w.out; ++j) {
-      const index_t column = map_border(spec_.border, w.stride * j + w.dilation * k - w.pad, w.in);
-      const bool read = row >= 0 && column >= 0;
-      const index_t at = x + column * x_image_.column_step;
-      sum = simd::fma(read ? load_stored<S>(task_.operands.a, spec_.input, at) : T(0),
-                      simd::load_one(grad + j * grad_image_.column_step), sum);
-    }
-    return sum;
-  }
-
-  const Task& task_;
-  const Spec& spec_;
-  const Image x_image_, grad_image_;
-};
-
 template <class S, Layout kLayout, GradForm kForm>
 class GradFilter {
  public:
   explicit GradFilter(const Task& task)
       : task_(task),
         spec_(*task.spec),
-        h_(task.h),
-        w_(task.w),
-        layout_(grad_layout(spec_, *task.tile, h_, w_, kForm, kV)),
-        blocks_(grad_blocks(spec_, *task.tile, h_, w_, class_count(spec_.op, spec_.h, Dilation::split),
+        layout_(grad_layout(spec_, *task.tile, task.h, task.w, kForm, kV)),
+        blocks_(grad_blocks(spec_, *task.tile, task.h, task.w,
+                            class_count(spec_.op, spec_.h, Dilation::split),
                             class_count(spec_.op, spec_.w, kColumns))),
         x_image_(input_image(spec_)),
         grad_image_(output_image(spec_)),
@@ -134,9 +66,14 @@ class GradFilter {
     if constexpr (kDirect) {
       sum_in_place();
     } else {
-      for (index_t block = task_.block_begin; block < task_.block_end; ++block)
-        if (enter(block))
-          for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) sum_unit();
+      for (index_t block = task_.block_begin; block < task_.block_end; ++block) {
+        at_ = place(block);
+        if (at_.empty()) continue;
+        find_offsets();
+        clear_panels();
+        find_runs();
+        for (unit_ = task_.unit_begin; unit_ < task_.unit_end; ++unit_) sum_unit();
+      }
     }
     if (task_.parts == 1) return write();
     T* to = reinterpret_cast<T*>(task_.sums + task_.sums_offset);
@@ -154,8 +91,20 @@ class GradFilter {
   }
   static index_t clamp(index_t x, index_t most) { return x < 0 ? 0 : smaller(x, most); }
 
-  // Decodes a block; false when no tap reads anything in it.
-  bool enter(index_t block) {
+  // A block: some of the images, and of a class of rows and one of columns the gradient columns
+  // [column, column + columns), the positions [begin, end) and the gradient rows that meet them.
+  struct Place {
+    AxisClass h, w;
+    index_t batch, images;
+    index_t column, columns;
+    Range columns_inside;  // positions of the columns that lie inside the image, from the first column's on
+    index_t begin, end, grad_begin, grad_end;
+
+    // No tap reads anything in it.
+    bool empty() const { return columns <= 0 || begin >= end || columns_inside.begin >= columns_inside.end; }
+  };
+
+  Place place(index_t block) const {
     const auto next = [&block](index_t count) {
       const index_t i = block % count;
       block /= count;
@@ -163,71 +112,81 @@ class GradFilter {
     };
     const depthwise::Tile& tile = *task_.tile;
     const index_t row_block = next(blocks_.row_blocks), column_block = next(blocks_.column_blocks);
-    w_ = axis_class(spec_.op, spec_.w, kColumns, next(blocks_.column_classes));
-    h_ = axis_class(spec_.op, spec_.h, Dilation::split, next(blocks_.row_classes));
-    batch_ = block * tile.images;
-    images_ = smaller(tile.images, spec_.batch - batch_);
-    column_ = column_block * tile.columns;
-    columns_ = smaller(tile.columns, w_.out_count - column_);
-    if (columns_ <= 0) return false;
-    columns_inside_ = range_inside(w_, w_.stride * column_, w_.span(columns_));
-    find_rows(row_block * tile.rows, tile.rows);
-    if (begin_ >= end_ || columns_inside_.begin >= columns_inside_.end) return false;
-    find_offsets();
-    if (kFlat && column_ != cleared_) {  // margins and slack stay 0
-      clear(x_panel_, grad_panel_elements(layout_, tile));
-      cleared_ = column_;
-    }
-    find_runs();
-    return true;
+    Place p{};
+    p.w = axis_class(spec_.op, spec_.w, kColumns, next(blocks_.column_classes));
+    p.h = axis_class(spec_.op, spec_.h, Dilation::split, next(blocks_.row_classes));
+    p.batch = block * tile.images;
+    p.images = smaller(tile.images, spec_.batch - p.batch);
+    p.column = column_block * tile.columns;
+    p.columns = smaller(tile.columns, p.w.out_count - p.column);
+    p.columns_inside = range_inside(p.w, p.w.stride * p.column, p.w.span(p.columns));
+    find_rows(p, row_block * tile.rows, tile.rows);
+    return p;
   }
 
-  // The block's positions inside the image, and the gradient rows that meet them.
-  void find_rows(index_t begin, index_t count) {
-    const Range inside = range_inside(h_, 0, h_.span(h_.out_count));
-    begin_ = inside.begin + begin;
-    end_ = smaller(begin_ + count, inside.end);
-    const index_t first = begin_ - h_.taps + h_.stride;  // ceil((begin - taps + 1) / stride)
-    grad_begin_ = first <= 0 ? 0 : first / h_.stride;
-    grad_end_ = smaller((end_ - 1) / h_.stride + 1, h_.out_count);
+  static void find_rows(Place& p, index_t begin, index_t count) {
+    const AxisClass& h = p.h;
+    const Range inside = range_inside(h, 0, h.span(h.out_count));
+    p.begin = inside.begin + begin;
+    p.end = smaller(p.begin + count, inside.end);
+    const index_t first = p.begin - h.taps + h.stride;  // ceil((begin - taps + 1) / stride)
+    p.grad_begin = first <= 0 ? 0 : first / h.stride;
+    p.grad_end = smaller((p.end - 1) / h.stride + 1, h.out_count);
+  }
+
+  void clear_panels() {
+    if (!kFlat || at_.column == cleared_) return;  // margins and slack stay 0
+    clear(x_panel_, grad_panel_elements(layout_, *task_.tile));
+    cleared_ = at_.column;
   }
 
   void find_offsets() {
-    for (index_t k = 0; k < w_.taps; ++k) {
-      const index_t position = w_.spacing * k;
-      offsets_[k] = kDirect  ? position * w_.src_step * x_image_.column_step
-                    : !kFlat ? position * kL
-                             : position % w_.stride * layout_.segment + position / w_.stride * layout_.pixel;
+    for (index_t k = 0; k < at_.w.taps; ++k) {
+      const index_t position = at_.w.spacing * k;
+      offsets_[k] = kDirect ? position * at_.w.src_step * x_image_.column_step
+                    : !kFlat
+                        ? position * kL
+                        : position % at_.w.stride * layout_.segment + position / at_.w.stride * layout_.pixel;
     }
   }
 
-  const S* input_row(index_t image, index_t position) const {
-    return static_cast<const S*>(task_.operands.a) + (batch_ + image) * x_image_.batch_step +
-           h_.source(position) * x_image_.row_step;
+  const S* input_row(const Place& p, index_t image, index_t position) const {
+    return static_cast<const S*>(task_.operands.a) + (p.batch + image) * x_image_.batch_step +
+           p.h.source(position) * x_image_.row_step;
   }
-  const S* gradient_row(index_t image, index_t u) const {
-    return static_cast<const S*>(task_.operands.b) + (batch_ + image) * grad_image_.batch_step +
-           (h_.out_start + h_.out_step * u) * grad_image_.row_step +
-           (w_.out_start + w_.out_step * column_) * grad_image_.column_step;
+  const S* gradient_row(const Place& p, index_t image, index_t u) const {
+    return static_cast<const S*>(task_.operands.b) + (p.batch + image) * grad_image_.batch_step +
+           (p.h.out_start + p.h.out_step * u) * grad_image_.row_step +
+           (p.w.out_start + p.w.out_step * p.column) * grad_image_.column_step;
   }
+  // Where a block's first row begins, perhaps left of the image.
+  std::uintptr_t first_input(const Place& p, index_t image) const {
+    return address(input_row(p, image, p.begin)) +
+           p.w.source(p.w.stride * p.column) * x_image_.column_step * static_cast<index_t>(sizeof(S));
+  }
+  std::uintptr_t first_gradient(const Place& p, index_t image) const {
+    return address(gradient_row(p, image, p.grad_begin));
+  }
+  static std::uintptr_t address(const S* p) { return reinterpret_cast<std::uintptr_t>(p); }
+
   T* packed_input(index_t image, index_t position) const {
-    return x_panel_ + (image * layout_.x_rows + position - begin_) * layout_.x_row;
+    return x_panel_ + (image * layout_.x_rows + position - at_.begin) * layout_.x_row;
   }
   T* packed_gradient(index_t image, index_t u) const {
-    return grad_panel_ + (image * layout_.grad_rows + u - grad_begin_) * layout_.grad_row;
+    return grad_panel_ + (image * layout_.grad_rows + u - at_.grad_begin) * layout_.grad_row;
   }
 
   void find_runs() {
-    for (index_t i = 0; i < images_; ++i) {
+    for (index_t i = 0; i < at_.images; ++i) {
       GradRun<T>& run = runs_[i];
-      run.begin = begin_, run.end = end_;
+      run.begin = at_.begin, run.end = at_.end;
       if constexpr (kDirect && sizeof(S) == sizeof(T)) {
-        run.x = input_row(i, 0) + w_.source(w_.stride * column_) * x_image_.column_step;
-        run.grad = gradient_row(i, 0);
-        run.next_x = reinterpret_cast<std::uintptr_t>(run.x + begin_ * h_.src_step * x_image_.row_step);
-        run.next_grad = reinterpret_cast<std::uintptr_t>(gradient_row(i, grad_begin_));
+        run.x = input_row(at_, i, 0) + at_.w.source(at_.w.stride * at_.column) * x_image_.column_step;
+        run.grad = gradient_row(at_, i, 0);
+        run.next_x = first_input(at_, i);
+        run.next_grad = first_gradient(at_, i);
       } else {
-        run.x = packed_input(i, 0) - (kFlat ? 0 : columns_inside_.begin * kL);
+        run.x = packed_input(i, 0) - (kFlat ? 0 : at_.columns_inside.begin * kL);
         run.grad = packed_gradient(i, 0);
       }
     }
@@ -239,14 +198,13 @@ class GradFilter {
     const index_t unit = last ? task_.unit_begin : unit_ + 1,
                   rows = blocks_.row_blocks > 1 ? task_.tile->rows : 0;
     const index_t images = last && rows == 0 ? task_.tile->images : 0;
-    const index_t u = last && rows > 0 ? rows / h_.stride : 0, position = begin_ + u * h_.stride;
-    const index_t column = w_.source(w_.stride * column_ + columns_inside_.begin);
-    const auto address = [](const S* p) { return reinterpret_cast<std::uintptr_t>(p); };
-    for (index_t i = 0; i < images_; ++i) {
-      runs_[i].next_x = address(input_row(i + images, position) + column * x_image_.column_step +
+    const index_t u = last && rows > 0 ? rows / at_.h.stride : 0, position = at_.begin + u * at_.h.stride;
+    const index_t column = at_.w.source(at_.w.stride * at_.column + at_.columns_inside.begin);
+    for (index_t i = 0; i < at_.images; ++i) {
+      runs_[i].next_x = address(input_row(at_, i + images, position) + column * x_image_.column_step +
                                 unit_offset(unit, x_image_, spec_.multiplier));
       runs_[i].next_grad =
-          address(gradient_row(i + images, grad_begin_ + u) + unit_offset(unit, grad_image_, 1));
+          address(gradient_row(at_, i + images, at_.grad_begin + u) + unit_offset(unit, grad_image_, 1));
     }
   }
 
@@ -261,9 +219,9 @@ class GradFilter {
     find_next();
     const index_t at = (unit_ - task_.unit_begin) * layout_.sums;
     clear(sums_, layout_.sums);
-    for (index_t i = 0; i < images_; ++i) pack_input(i);
+    for (index_t i = 0; i < at_.images; ++i) pack_input(i);
     for (index_t o = 0; o < layout_.outputs; ++o) {
-      for (index_t i = 0; i < images_; ++i) pack_gradient(i, o);
+      for (index_t i = 0; i < at_.images; ++i) pack_gradient(i, o);
       if constexpr (kFlat)
         sum_flat(o);
       else
@@ -277,116 +235,107 @@ class GradFilter {
   int valid() const { return static_cast<int>(smaller(grad_image_.channels - lane(), kL)); }
 
   void pack_input(index_t image) const {
-    const index_t begin = columns_inside_.begin, count = columns_inside_.end - begin;
-    const index_t column = w_.source(w_.stride * column_) + w_.src_step * begin;
+    const index_t begin = at_.columns_inside.begin, count = at_.columns_inside.end - begin;
+    const index_t column = at_.w.source(at_.w.stride * at_.column) + at_.w.src_step * begin;
     const S* data = static_cast<const S*>(task_.operands.a);
     if constexpr (kFlat) {
       const index_t plane = kLayout == Layout::nchw ? unit_ * x_image_.channel_step : 0;
       const FlatRow<S> row{data + x_image_.batch_step * spec_.batch,
-                           w_.src_step * x_image_.column_step,
+                           at_.w.src_step * x_image_.column_step,
                            begin,
-                           columns_inside_.end,
+                           at_.columns_inside.end,
                            kLayout == Layout::nhwc ? spec_.multiplier : 1,
                            1};
-      pack_flat(row, input_row(image, begin_) + column * x_image_.column_step + plane,
-                {w_.stride, layout_.phases, layout_.segment, layout_.pixel}, packed_input(image, begin_),
-                end_ - begin_, h_.src_step * x_image_.row_step, layout_.x_row);
+      pack_flat(row, input_row(at_, image, at_.begin) + column * x_image_.column_step + plane,
+                {at_.w.stride, layout_.phases, layout_.segment, layout_.pixel},
+                packed_input(image, at_.begin), at_.end - at_.begin, at_.h.src_step * x_image_.row_step,
+                layout_.x_row);
     } else {
       const Lanes lanes = spec_.multiplier == 1 ? Lanes::same : Lanes::repeated;
       const LineSource<S, kLayout> source{data, x_image_, lanes, spec_.multiplier};
-      const bool adjacent = kLayout == Layout::nchw && count == spec_.w.in && w_.src_step == 1 &&
-                            h_.src_step == 1 &&
+      const bool adjacent = kLayout == Layout::nchw && count == spec_.w.in && at_.w.src_step == 1 &&
+                            at_.h.src_step == 1 &&
                             layout_.x_row == count * kL;  // rows follow each other, here and there
-      const index_t rows = adjacent ? end_ - begin_ : 1;
-      for (index_t p = begin_; p < end_; p += rows)
-        source.pack(batch_ + image, h_.source(p), column, w_.src_step, rows * count, lane(), valid(), 0,
-                    packed_input(image, p));
+      const index_t rows = adjacent ? at_.end - at_.begin : 1;
+      for (index_t p = at_.begin; p < at_.end; p += rows)
+        source.pack(at_.batch + image, at_.h.source(p), column, at_.w.src_step, rows * count, lane(), valid(),
+                    0, packed_input(image, p));
     }
   }
 
   void pack_gradient(index_t image, index_t o) const {
-    const S* data = static_cast<const S*>(task_.operands.b);
-    const bool adjacent = kLayout == Layout::nchw && columns_ == spec_.w.out && w_.out_step == 1 &&
-                          h_.out_step == 1 && layout_.grad_row == columns_ * kL;
-    const index_t rows = !kFlat && adjacent ? grad_end_ - grad_begin_ : 1;
-    for (index_t u = grad_begin_; u < grad_end_; u += rows) {
-      if constexpr (kFlat) {
-        const index_t plane =
-            kLayout == Layout::nchw ? (unit_ * layout_.outputs + o) * grad_image_.channel_step : 0;
-        pack_contiguous(gradient_row(image, u) + plane, data + grad_image_.batch_step * spec_.batch,
-                        columns_ * layout_.pixel, packed_gradient(image, u));
-      } else {
-        LineSource<S, kLayout>{data, grad_image_, Lanes::same, 1}.pack(
-            batch_ + image, h_.out_start + h_.out_step * u, w_.out_start + w_.out_step * column_, w_.out_step,
-            rows * columns_, lane(), valid(), 0, packed_gradient(image, u));
-      }
+    const S* const end = static_cast<const S*>(task_.operands.b) + grad_image_.batch_step * spec_.batch;
+    if constexpr (kFlat) {
+      const index_t count = at_.columns * layout_.pixel, first = layout_.grad_in_place ? count / kV * kV : 0;
+      if (first == count) return;
+      for (index_t u = at_.grad_begin; u < at_.grad_end; ++u)
+        pack_contiguous(gradient_row(at_, image, u) + plane(o) + first, end, count - first,
+                        packed_gradient(image, u));
+    } else {
+      const bool adjacent = kLayout == Layout::nchw && at_.columns == spec_.w.out && at_.w.out_step == 1 &&
+                            at_.h.out_step == 1 && layout_.grad_row == at_.columns * kL;
+      const index_t rows = adjacent ? at_.grad_end - at_.grad_begin : 1;
+      for (index_t u = at_.grad_begin; u < at_.grad_end; u += rows)
+        LineSource<S, kLayout>{static_cast<const S*>(task_.operands.b), grad_image_, Lanes::same, 1}.pack(
+            at_.batch + image, at_.h.out_start + at_.h.out_step * u,
+            at_.w.out_start + at_.w.out_step * at_.column, at_.w.out_step, rows * at_.columns, lane(),
+            valid(), 0, packed_gradient(image, u));
     }
+  }
+
+  // Where the gradients of the unit's output channel o begin in an image.
+  index_t plane(index_t o) const {
+    return kLayout == Layout::nchw ? (unit_ * layout_.outputs + o) * grad_image_.channel_step : 0;
   }
 
   GradBlock<T> block() const {
     GradBlock<T> b{};
     b.runs = runs_;
-    b.run_count = images_;
-    b.stride = h_.stride;
-    b.grad_begin = grad_begin_, b.grad_end = grad_end_;
-    b.x_row = kDirect ? h_.src_step * x_image_.row_step : layout_.x_row;
-    b.grad_row = kDirect ? h_.out_step * grad_image_.row_step : layout_.grad_row;
+    b.run_count = at_.images;
+    b.stride = at_.h.stride;
+    b.grad_begin = at_.grad_begin, b.grad_end = at_.grad_end;
+    b.x_row = kDirect ? at_.h.src_step * x_image_.row_step : layout_.x_row;
+    b.grad_row = kDirect ? at_.h.out_step * grad_image_.row_step : layout_.grad_row;
     constexpr index_t bytes = sizeof(S);
     const bool planes =
         !kFlat && kLayout == Layout::nchw;  // a unit's planes are adjacent: fetched line by line
-    b.next_x_row = planes ? spec_.w.in * kL * bytes : h_.src_step * x_image_.row_step * bytes;
-    b.next_grad_row = planes ? spec_.w.out * kL * bytes : h_.out_step * grad_image_.row_step * bytes;
+    b.next_x_row = planes ? spec_.w.in * kL * bytes : at_.h.src_step * x_image_.row_step * bytes;
+    b.next_grad_row = planes ? spec_.w.out * kL * bytes : at_.h.out_step * grad_image_.row_step * bytes;
     b.offsets = offsets_;
     b.sums = sums_;
-    b.sum_row = w_.taps * layout_.tap;
+    b.sum_row = at_.w.taps * layout_.tap;
     b.sum_step = layout_.tap;
     return b;
   }
 
-  index_t taps_from(index_t j) const { return clamp(columns_inside_.begin - w_.stride * j, w_.taps); }
-  index_t taps_end(index_t j) const { return clamp(columns_inside_.end - w_.stride * j, w_.taps); }
-
-  // How many columns from j on, at most `most`, the same taps read inside the image.
-  index_t alike(index_t j, index_t most) const {
-    const index_t from = taps_from(j), end = taps_end(j), last = smaller(columns_, j + most);
-    index_t i = j + 1;
-    while (i < last && taps_from(i) == from && taps_end(i) == end) ++i;
-    return i - j;
-  }
-
-  // A strip of one column would load and store its sums for every column.
+  // Where registers are few and lines packed, columns one by one are faster.
   bool strips() const {
-    return kStripColumns > 1 && h_.taps == 3 && w_.taps == 3 && h_.stride == w_.stride && w_.stride <= 2;
+    return at_.h.taps == 3 && at_.w.taps == 3 && at_.h.stride == at_.w.stride && at_.w.stride <= 2 &&
+           (kDirect || kStripColumns > 2);
   }
 
   // The sums of the block's columns, from column j of the panel on.
   void add_columns(const GradBlock<T>& b, index_t j) const {
-    if constexpr (kStripColumns > 1)
-      if (strips())
-        return grad_strips<T>(b, columns_inside_.begin - w_.stride * j, columns_inside_.end - w_.stride * j);
-    grad_taps<T>(b, h_.taps, taps_from(j), taps_end(j));
+    const index_t stride = at_.w.stride, begin = at_.columns_inside.begin - stride * j,
+                  end = at_.columns_inside.end - stride * j;
+    if (!strips()) return GradTaps<T>(b, stride, begin, end).add(at_.h.taps, at_.w.taps);
+    (stride == 1 ? grad_strips<T, 1> : grad_strips<T, 2>)(b, begin, end);
   }
 
-  // Columns with the same taps go together; strips know of edges.
   void sum_lines(int v) const {
     GradBlock<T> b = block();
+    b.columns = at_.columns;
     b.pixel = kL;
-    b.x_step = w_.stride * kL;
+    b.x_step = at_.w.stride * kL;
     b.grad_step = kL;
     constexpr bool planes = kLayout == Layout::nchw;
-    b.next_pixel = w_.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
-    b.next_x_step = w_.stride * b.next_pixel;
+    b.next_pixel = at_.w.src_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : x_image_.column_step);
+    b.next_x_step = at_.w.stride * b.next_pixel;
     b.next_grad_step =
-        w_.out_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : grad_image_.column_step);
+        at_.w.out_step * static_cast<index_t>(sizeof(S)) * (planes ? kL : grad_image_.column_step);
     b.sums += v;
-    for (index_t j = 0; j < columns_; j += b.columns) {
-      b.next_x_first = j * b.next_x_step;
-      b.next_grad_first = j * b.next_grad_step;
-      b.columns = strips() ? columns_ : alike(j, columns_);
-      b.x_first = v + j * b.x_step;
-      b.grad_first = v + j * b.grad_step;
-      add_columns(b, j);
-    }
+    b.x_first = b.grad_first = v;
+    add_columns(b, 0);
   }
 
   // In the order of memory: all channels of a few columns, then the next columns. Sums run over several
@@ -396,10 +345,16 @@ class GradFilter {
     const index_t all = units_ * layout_.sums;
     clear(sums_, all);
     index_t positions = 0;
+    Place following{};
+    if (task_.block_begin < task_.block_end) following = place(task_.block_begin);
     for (index_t block = task_.block_begin; block < task_.block_end; ++block) {
-      if (enter(block)) {
-        sum_block();
-        positions += (end_ - begin_) * columns_;
+      at_ = following;
+      if (block + 1 < task_.block_end) following = place(block + 1);
+      if (!at_.empty()) {
+        find_offsets();
+        find_runs();
+        sum_block(following.empty() ? at_ : following);
+        positions += (at_.end - at_.begin) * at_.columns * at_.images;
       }
       if (positions < kPositions && block + 1 < task_.block_end) continue;
       add_compensated(sums_, all, totals_, lost_);
@@ -408,53 +363,96 @@ class GradFilter {
     }
   }
 
-  void sum_block() const {
-    constexpr index_t kColumns = 8;  // whose lines stay in the first-level cache
+  // Chunks of columns whose lines stay in the first-level cache.
+  void sum_block(const Place& following) const {
+    const index_t chunk = even_share(at_.columns, 8);
     GradBlock<T> b = block();
-    b.pixel = w_.src_step * x_image_.column_step;
-    b.x_step = w_.stride * b.pixel;
-    b.grad_step = w_.out_step * grad_image_.column_step;
+    b.pixel = at_.w.src_step * x_image_.column_step;
+    b.x_step = at_.w.stride * b.pixel;
+    b.grad_step = at_.w.out_step * grad_image_.column_step;
     b.next_pixel = b.pixel * static_cast<index_t>(sizeof(S));
     b.next_x_step = b.x_step * static_cast<index_t>(sizeof(S));
     b.next_grad_step = b.grad_step * static_cast<index_t>(sizeof(S));
-    for (index_t j = 0; j < columns_; j += b.columns) {
-      b.columns = strips() ? smaller(kColumns, columns_ - j) : alike(j, kColumns);
-      sum_columns(b, j);
-    }
+    for (index_t j = 0; j < at_.columns; j += chunk) sum_chunk(b, following, j, chunk);
   }
 
-  // All channels of the block's columns, from j on. What follows, a few lines ahead, is fetched.
-  void sum_columns(GradBlock<T> b, index_t j) const {
-    constexpr index_t kLines = 3, lines = kL / kV;
+  // All channels of the columns [j, j + chunk). Meanwhile the lines are fetched that the chunk of a vector a
+  // little further on is the first to read.
+  void sum_chunk(GradBlock<T> b, const Place& following, index_t j, index_t chunk) const {
+    constexpr index_t kLines = 2, lines = kL / kV, bytes = sizeof(S);
     const index_t first = task_.unit_begin * kL,
                   channels = smaller(task_.unit_end * kL, grad_image_.channels),
                   vectors = (channels - first + kV - 1) / kV;
+    // The first position that only the next column reads, counted from a column's own.
+    const index_t lead = (at_.w.taps - 1) * at_.w.spacing + 1 - at_.w.stride;
+    const std::uintptr_t jump_x = first_input(following, 0) - first_input(at_, 0),
+                         jump_grad = first_gradient(following, 0) - first_gradient(at_, 0);
+    const auto channel_of = [&](index_t i) { return smaller(first + i * kV, grad_image_.channels - kV); };
+    index_t next = kLines * lines % vectors, column = j + kLines * lines / vectors * chunk;
     T* const sums = b.sums;
+    b.columns = smaller(chunk, at_.columns - j);
     for (index_t i = 0; i < vectors; ++i) {
-      const index_t channel = smaller(first + i * kV, grad_image_.channels - kV);
-      const index_t next = i + kLines * lines, chunks = next / vectors, ahead = (next % vectors - i) * kV;
-      constexpr index_t bytes = sizeof(S);
+      const index_t channel = channel_of(i), next_channel = channel_of(next);
+      const bool here = column < at_.columns;
+      const index_t next_column = here ? column : 0;
+      const std::uintptr_t next_x = (here ? 0 : jump_x) +
+                                    ((next_column * at_.w.stride + lead) * b.pixel + next_channel) * bytes,
+                           next_grad =
+                               (here ? 0 : jump_grad) + (next_column * b.grad_step + next_channel) * bytes;
+      if (next_column == 0)
+        fetch_margin(b, next_x, smaller(lead, at_.columns_inside.end) - at_.columns_inside.begin);
+      if (++next == vectors) next = 0, column += chunk;
+      b.sums = sums + i / lines * layout_.sums + i % lines * kV;
       b.x_first = channel + j * b.x_step;
       b.grad_first = channel + j * b.grad_step;
-      b.next_x_first = (b.x_first + chunks * b.columns * b.x_step + ahead) * bytes;
-      b.next_grad_first = (b.grad_first + chunks * b.columns * b.grad_step + ahead) * bytes;
-      b.sums = sums + i / lines * layout_.sums + i % lines * kV;
+      b.next_x_first = static_cast<index_t>(next_x);
+      b.next_grad_first = static_cast<index_t>(next_grad);
       add_columns(b, j);
     }
   }
 
-  // Vectors p, p + period, ... of a row share their channels.
+  // The `columns` before those at `next_x`.
+  void fetch_margin(const GradBlock<T>& b, std::uintptr_t next_x, index_t columns) const {
+    for (index_t i = 0; i < at_.images; ++i) {
+      std::uintptr_t row = runs_[i].next_x + next_x;
+      for (index_t p = at_.begin; p < at_.end; ++p, row += b.next_x_row)
+        for (index_t k = 1; k <= columns; ++k) simd::fetch(row - k * b.next_pixel);
+    }
+  }
+
   void sum_flat(index_t o) const {
-    const index_t period = task_.tile->period, vectors = (columns_ * layout_.pixel + kV - 1) / kV;
+    const index_t count = at_.columns * layout_.pixel, vectors = (count + kV - 1) / kV,
+                  in_place = layout_.grad_in_place ? count / kV : 0;
     GradBlock<T> b = block();
+    b.sums += o * at_.h.taps * at_.w.taps * layout_.tap;
+    if constexpr (sizeof(S) == sizeof(T))
+      if (in_place > 0) {
+        GradBlock<T> there = b;
+        there.grad_row = at_.h.out_step * grad_image_.row_step;
+        for (index_t i = 0; i < at_.images; ++i) runs_[i].grad = gradient_row(at_, i, 0) + plane(o);
+        sum_vectors(there, 0, in_place, 0);
+        for (index_t i = 0; i < at_.images; ++i) runs_[i].grad = packed_gradient(i, 0);
+      }
+    sum_vectors(b, in_place, vectors, in_place);
+  }
+
+  // The vectors [begin, end) of a row, where that of the gradient begins with vector `grad_begin`. Vectors p,
+  // p + period, ... share their channels.
+  void sum_vectors(GradBlock<T> b, index_t begin, index_t end, index_t grad_begin) const {
+    const index_t period = task_.tile->period, bytes = kV * static_cast<index_t>(sizeof(S));
     b.x_step = b.grad_step = period * kV;
-    b.next_grad_step = b.grad_step * static_cast<index_t>(sizeof(S));
-    b.next_x_step = b.next_grad_step * w_.stride;
-    b.sums += o * h_.taps * w_.taps * layout_.tap;
-    for (index_t p = 0; p < period && p < vectors; ++p, b.sums += kV) {
-      b.columns = (vectors - p + period - 1) / period;
-      b.x_first = b.grad_first = p * kV;
-      grad_taps<T>(b, h_.taps, 0, w_.taps);
+    b.next_pixel = b.next_grad_step = period * bytes;
+    b.next_x_step = b.next_pixel * at_.w.stride;
+    T* const sums = b.sums;
+    for (index_t p = begin; p < begin + period && p < end; ++p) {
+      b.columns = (end - p + period - 1) / period;
+      b.x_first = p * kV;
+      b.grad_first = (p - grad_begin) * kV;
+      b.next_x_first = p * bytes * at_.w.stride;
+      b.next_grad_first = p * bytes;
+      b.sums = sums + p % period * kV;
+      // What lies outside the image is 0 in the panel.
+      GradTaps<T>(b, 1, 0, b.columns + at_.w.taps).add(at_.h.taps, at_.w.taps);
     }
   }
 
@@ -552,7 +550,6 @@ class GradFilter {
 
   const Task& task_;
   const Spec& spec_;
-  AxisClass h_, w_;
   const GradLayout layout_;
   const GradBlocks blocks_;
   const Image x_image_, grad_image_;
@@ -560,9 +557,8 @@ class GradFilter {
   T *x_panel_, *grad_panel_, *sums_, *totals_, *lost_;
   GradRun<T>* runs_;
   index_t* offsets_;
-  index_t unit_ = 0, batch_ = 0, images_ = 0, cleared_ = -1;
-  index_t column_ = 0, columns_ = 0, begin_ = 0, end_ = 0, grad_begin_ = 0, grad_end_ = 0;
-  Range columns_inside_{};
+  Place at_{};
+  index_t unit_ = 0, cleared_ = -1;
 };
 
 }  // namespace

@@ -42,6 +42,7 @@ struct GradLayout {
   index_t tap;              // lanes of one tap's sums
   index_t x_row, x_rows;    // packed rows of one image under a block
   index_t phases, segment;  // of a packed input row
+  bool grad_in_place;  // rows of gradients are read where they lie, but for a last vector that is not full
   index_t grad_row, grad_rows;
   index_t sums;     // of all taps of a unit
   index_t running;  // units whose sums run at a time
@@ -62,7 +63,13 @@ DEPTHWISE_SHARED GradLayout grad_layout(const Spec& spec, const Tile& tile, cons
                    : larger(1, grad_positions(w, tile.columns)) * line;
   l.x_row = form == GradForm::direct ? 0 : l.phases * l.segment;
   l.x_rows = tile.rows;
-  l.grad_row = form == GradForm::direct ? 0 : tile.columns * l.pixel + (flat ? slack : 0);
+  // Packing planes as they stream from memory takes less than reading them in place, unless many sums use
+  // them.
+  l.grad_in_place = flat && dtype_bytes(spec.dtype) == compute_bytes(spec.dtype) &&
+                    (nhwc || h.stride > 1 || spec.h.kernel * spec.w.kernel > 25);
+  l.grad_row = form == GradForm::direct ? 0
+               : l.grad_in_place        ? vector_lanes
+                                        : tile.columns * l.pixel + (flat ? slack : 0);
   l.grad_rows = (tile.rows + larger(1, h.taps) - 2) / h.stride + 1;
   if (l.grad_rows > h.out_count) l.grad_rows = h.out_count;
   l.sums = l.outputs * spec.h.kernel * spec.w.kernel * l.tap;

@@ -72,7 +72,8 @@ DEPTHWISE_INLINE void grad_column(const GradBlock<T>& b, const GradRun<T>& run, 
     rows[0] = u < b.grad_end ? simd::load(grad) : vec<T>{};
 #pragma GCC unroll 2
     for (int phase = 0; phase < phases; ++phase, ++position, x += b.x_row, next_x += b.next_x_row) {
-      simd::fetch(next_x);
+#pragma GCC unroll 2
+      for (int i = 0; i < phases; ++i) simd::fetch(next_x + i * b.next_pixel);
       if (Stride > 1 && (position < run.begin || position >= run.end)) continue;
 #pragma GCC unroll 8
       for (int k = 0; k < Taps && phase < Rows; ++k) {
@@ -126,11 +127,17 @@ DEPTHWISE_INLINE index_t even_share(index_t count, index_t most) {
 
 // The sums of a group, its gradient rows and one input fit into the registers.
 constexpr int max_grad_taps(int rows) {
-  return rows == 5 ? 5 : simd::kRegisters >= 32 ? 7 : rows == 3 ? 3 : 5;
+  const int taps = (simd::kRegisters - 1 - rows) / rows, most = simd::kRegisters >= 32 ? 7
+                                                                : rows == 3            ? 3
+                                                                                       : 5;
+  return taps < most ? taps : most;
 }
-DEPTHWISE_INLINE index_t grad_rows_of(index_t rows, index_t taps) {
-  if (simd::kRegisters >= 32 && rows == 5 && taps <= 5) return 5;
-  return even_share(rows, taps <= max_grad_taps(3) ? 3 : 2);
+
+// Rows of the next group: as many as there are functions for, unless a single one would be left.
+DEPTHWISE_INLINE index_t grad_rows_of(index_t rows) {
+  if (rows == 7 || rows > 8) return 7;
+  if (rows == 5 || rows == 8) return 5;
+  return even_share(rows, 3);
 }
 
 template <class T>
@@ -146,11 +153,13 @@ GradFunction<T> grad_function_of(index_t taps) {
 
 template <class T, int Stride>
 GradFunction<T> grad_function_for_rows(index_t rows, index_t taps) {
-  if constexpr (simd::kRegisters >= 32)
-    if (rows == 5) return grad_function_of<T, 5, Stride, max_grad_taps(5)>(taps);
-  if (rows == 3) return grad_function_of<T, 3, Stride, max_grad_taps(3)>(taps);
-  if (rows == 2) return grad_function_of<T, 2, Stride, max_grad_taps(2)>(taps);
-  return grad_function_of<T, 1, Stride, max_grad_taps(1)>(taps);
+  switch (rows) {
+    case 7: return grad_function_of<T, 7, Stride, max_grad_taps(7)>(taps);
+    case 5: return grad_function_of<T, 5, Stride, max_grad_taps(5)>(taps);
+    case 3: return grad_function_of<T, 3, Stride, max_grad_taps(3)>(taps);
+    case 2: return grad_function_of<T, 2, Stride, max_grad_taps(2)>(taps);
+    default: return grad_function_of<T, 1, Stride, max_grad_taps(1)>(taps);
+  }
 }
 
 template <class T>
@@ -160,24 +169,84 @@ GradFunction<T> grad_function(index_t stride, index_t rows, index_t taps) {
   return grad_function_of<T, 1, 0, max_grad_taps(1)>(taps);
 }
 
-// Sums the taps [first, end) of every kernel row over the block, whose offsets and sums begin with tap 0.
+// Adds the sums of all taps over the block's columns, group by group. A tap reads the columns whose inputs,
+// `stride` apart and counted from the first column's first, lie in [begin, end).
 template <class T>
-void grad_taps(GradBlock<T> block, index_t kernel_rows, index_t first, index_t end) {
-  const index_t* const offsets = block.offsets;
-  T* const sums = block.sums;
-  for (index_t k = first; k < end;) {
-    const index_t taps = even_share(end - k, max_grad_taps(1));
-    block.offsets = offsets + k;
-    for (index_t r = 0; r < kernel_rows;) {
-      const index_t rows = block.stride <= 2 ? grad_rows_of(kernel_rows - r, taps) : 1;
-      block.sums = sums + r * block.sum_row + k * block.sum_step;
-      grad_function<T>(block.stride, rows, taps)(block, r);
-      block.next_x_row = block.next_grad_row = block.next_x_step = block.next_grad_step = 0;  // is fetched
-      r += rows;
+class GradTaps {
+ public:
+  GradTaps(const GradBlock<T>& block, index_t stride, index_t begin, index_t end)
+      : block_(block), all_(block), stride_(stride), begin_(begin), end_(end) {}
+
+  void add(index_t kernel_rows, index_t taps) {
+    for (index_t r = 0; r < kernel_rows; r += rows_) {
+      first_row_ = r;
+      rows_ = all_.stride <= 2 ? grad_rows_of(kernel_rows - r) : 1;
+      add_taps(taps);
     }
-    k += taps;
   }
-}
+
+ private:
+  // The first column whose input of tap k is at least `position`.
+  index_t column(index_t position, index_t k) const {
+    const index_t ahead = position - k, j = ahead <= 0     ? 0
+                                            : stride_ == 1 ? ahead
+                                                           : (ahead + stride_ - 1) / stride_;
+    return j < all_.columns ? j : all_.columns;
+  }
+  index_t from(index_t k) const { return column(begin_, k); }
+  index_t to(index_t k) const { return column(end_, k); }
+
+  // A column at the edge costs what its sums take to load and store: where most are, few taps at a time.
+  void add_taps(index_t taps) {
+    const bool narrow =
+        stride_ == 1 && all_.run_count == 1 && taps >= 5 && from(0) > 0 && to(taps - 1) < all_.columns;
+    const index_t most = narrow ? (5 + rows_) / rows_ : max_grad_taps(static_cast<int>(rows_));
+    for (index_t k = 0, n; k < taps; k += n) {
+      n = even_share(taps - k, most);
+      if (from(k) < to(k + n - 1))
+        add_group(k, n, 0, all_.columns);
+      else
+        for (index_t q = k; q < k + n; ++q) add_columns(q, 1, from(q), to(q));
+    }
+  }
+
+  // Of the columns [begin, end), those that all taps [k, k + n) read, then the others with fewer taps.
+  void add_group(index_t k, index_t n, index_t begin, index_t end) {
+    if (n == 0 || begin >= end) return;
+    const auto within = [=](index_t j) { return j < begin ? begin : j < end ? j : end; };
+    const index_t first = within(from(k)), last = within(to(k + n - 1));
+    add_columns(k, n, first, last);
+    add_group(k + 1, n - 1, begin, first);
+    add_group(k, n - 1, last, end);
+  }
+
+  void add_columns(index_t k, index_t n, index_t begin, index_t end) {
+    if (begin >= end) return;
+    block_.columns = end - begin;
+    block_.offsets = all_.offsets + k;
+    block_.sums = all_.sums + first_row_ * all_.sum_row + k * all_.sum_step;
+    block_.x_first = all_.x_first + begin * all_.x_step;
+    block_.grad_first = all_.grad_first + begin * all_.grad_step;
+    grad_function<T>(block_.stride, rows_, n)(block_, first_row_);
+    fetched(end - begin);
+  }
+
+  // What follows is fetched column by column, until all of it is on its way.
+  void fetched(index_t columns) {
+    fetched_ += columns;
+    block_.next_x_first += columns * all_.next_x_step;
+    block_.next_grad_first += columns * all_.next_grad_step;
+    if (fetched_ < all_.columns) return;
+    block_.next_x_row = block_.next_grad_row = 0;
+    block_.next_x_step = block_.next_grad_step = block_.next_pixel = 0;
+    block_.next_x_first = all_.next_x_first, block_.next_grad_first = all_.next_grad_first;
+  }
+
+  GradBlock<T> block_;
+  const GradBlock<T>& all_;
+  const index_t stride_, begin_, end_;
+  index_t first_row_ = 0, rows_ = 0, fetched_ = 0;
+};
 
 // Adds block sums into totals with Kahan's compensation: the error does not grow with the number of blocks
 // (Higham, Accuracy and Stability of Numerical Algorithms, 4.3).
