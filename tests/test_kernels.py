@@ -173,6 +173,25 @@ def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype)
             assert same_bits(result, plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)), spec
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layout", _spec.LAYOUTS)
+def test_groups_of_taps_of_the_filter_gradient(rng, layout, dtype):
+    """Kernels of any number of rows and columns over images that cut them on every side, several or one."""
+    names = [name for op, name in rows() if op == "grad_filter" and not transforms(op, name)]
+    kernels = list(itertools.product((1, 2, 3, 4, 5, 7, 8, 9), (1, 2, 3, 5, 6, 7, 8), (1, 2)))
+    others = itertools.cycle([(3, 7, 9), (1, 9, 14), (9, 5, 4)])
+    cases = [(kernel, image) for kernel in kernels for image in ((1, 6, 7), next(others))]
+    for (height, width, stride), image in cases:
+        spec = spec_of((*image, 18), (height, width, 18, 1), {"stride": stride}, layout, dtype)
+        a, b = operands(rng, spec, "grad_filter")
+        for name, isa in itertools.product(names, _native.isas()):
+            try:
+                chosen = plan(spec, "grad_filter", name, isa)
+            except ValueError:
+                continue
+            assert_right(chosen.run(a, b, None, None, 1), spec, "grad_filter", a, b, name)
+
+
 def leaves_taps_out(layout, dtype):
     """Problems of kernels some of whose taps no output has over the image."""
     cases = [

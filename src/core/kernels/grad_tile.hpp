@@ -200,7 +200,8 @@ class GradTaps {
   void add_taps(index_t taps) {
     const bool narrow =
         stride_ == 1 && all_.run_count == 1 && taps >= 5 && from(0) > 0 && to(taps - 1) < all_.columns;
-    const index_t most = narrow ? (5 + rows_) / rows_ : max_grad_taps(static_cast<int>(rows_));
+    const index_t all = max_grad_taps(static_cast<int>(rows_)), few = (5 + rows_) / rows_,
+                  most = narrow && few < all ? few : all;
     for (index_t k = 0, n; k < taps; k += n) {
       n = even_share(taps - k, most);
       if (from(k) < to(k + n - 1))
