@@ -239,17 +239,17 @@ class GradFilter {
     const index_t column = at_.w.source(at_.w.stride * at_.column) + at_.w.src_step * begin;
     const S* data = static_cast<const S*>(task_.operands.a);
     if constexpr (kFlat) {
-      const index_t plane = kLayout == Layout::nchw ? unit_ * x_image_.channel_step : 0;
       const FlatRow<S> row{data + x_image_.batch_step * spec_.batch,
                            at_.w.src_step * x_image_.column_step,
                            begin,
                            at_.columns_inside.end,
                            kLayout == Layout::nhwc ? spec_.multiplier : 1,
                            1};
-      pack_flat(row, input_row(at_, image, at_.begin) + column * x_image_.column_step + plane,
-                {at_.w.stride, layout_.phases, layout_.segment, layout_.pixel},
-                packed_input(image, at_.begin), at_.end - at_.begin, at_.h.src_step * x_image_.row_step,
-                layout_.x_row);
+      pack_flat(
+          row,
+          input_row(at_, image, at_.begin) + column * x_image_.column_step + unit_offset(unit_, x_image_, 1),
+          {at_.w.stride, layout_.phases, layout_.segment, layout_.pixel}, packed_input(image, at_.begin),
+          at_.end - at_.begin, at_.h.src_step * x_image_.row_step, layout_.x_row);
     } else {
       const Lanes lanes = spec_.multiplier == 1 ? Lanes::same : Lanes::repeated;
       const LineSource<S, kLayout> source{data, x_image_, lanes, spec_.multiplier};
@@ -284,9 +284,7 @@ class GradFilter {
   }
 
   // Where the gradients of the unit's output channel o begin in an image.
-  index_t plane(index_t o) const {
-    return kLayout == Layout::nchw ? (unit_ * layout_.outputs + o) * grad_image_.channel_step : 0;
-  }
+  index_t plane(index_t o) const { return unit_offset(unit_, grad_image_, 1) + o * grad_image_.channel_step; }
 
   GradBlock<T> block() const {
     GradBlock<T> b{};

@@ -5,6 +5,17 @@
 
 namespace {
 
+#if defined(__AVX2__)
+DEPTHWISE_INLINE void store_8(void* p, void* q, __m128i x) {
+  _mm_storel_pd(static_cast<double*>(p), _mm_castsi128_pd(x));
+  _mm_storeh_pd(static_cast<double*>(q), _mm_castsi128_pd(x));
+}
+DEPTHWISE_INLINE void store_16(void* p, void* q, __m256 x) {
+  _mm_storeu_ps(static_cast<float*>(p), _mm256_castps256_ps128(x));
+  _mm_storeu_ps(static_cast<float*>(q), _mm256_extractf128_ps(x, 1));
+}
+#endif
+
 template <class S, class Planes>
 DEPTHWISE_INLINE void store_pieces(vec<compute_t<S>> x, const Planes& planes, int first, index_t p) {
   using T = compute_t<S>;

@@ -30,16 +30,8 @@ DEPTHWISE_INLINE __m128i load_8(const void* p, const void* q) {
   const __m128d low = _mm_load_sd(static_cast<const double*>(p));
   return _mm_castpd_si128(_mm_loadh_pd(low, static_cast<const double*>(q)));
 }
-DEPTHWISE_INLINE void store_8(void* p, void* q, __m128i x) {
-  _mm_storel_pd(static_cast<double*>(p), _mm_castsi128_pd(x));
-  _mm_storeh_pd(static_cast<double*>(q), _mm_castsi128_pd(x));
-}
 DEPTHWISE_INLINE __m256 load_16(const void* p, const void* q) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(load_16(p)), load_16(q), 1);
-}
-DEPTHWISE_INLINE void store_16(void* p, void* q, __m256 x) {
-  _mm_storeu_ps(static_cast<float*>(p), _mm256_castps256_ps128(x));
-  _mm_storeu_ps(static_cast<float*>(q), _mm256_extractf128_ps(x, 1));
 }
 #endif
 
