@@ -119,6 +119,19 @@ def test_tiles_keep_the_bound(rng, name, dtype):
         assert_within(actual, exact[op], transform_bound(op, *pairs[op], spec), dtype)
 
 
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+@pytest.mark.parametrize("channels", range(1, 9))
+def test_tiles_that_share_the_lanes_keep_the_bound(rng, channels, layout):
+    """Rows of as many tiles as the lanes have room for, of fewer, and cut by the image's ends."""
+    for width, taps in itertools.product((40, 173, 700), (9, 31)):
+        shape = (1, 12, width, channels) if layout == "NHWC" else (1, channels, 12, width)
+        x, filter = (random_array(rng, s, "float32") for s in (shape, (7, taps, channels, 1)))
+        spec = depthwise._spec.general_spec(x.shape, filter.shape, "float32", layout=layout)
+        actual = depthwise.conv2d(x, filter, layout=layout, algorithm="fft")
+        exact = reference.conv2d(x, filter, layout=layout)
+        assert_within(actual, exact, transform_bound("forward", x, filter, spec), "float32")
+
+
 # (side, channels, filter, keywords): groups of tiles, single tiles, borders beyond the image's size.
 BORDERED = {
     "tiles in the lanes": ((150, 170), 3, (31, 31), {}),

@@ -7,6 +7,7 @@ namespace depthwise {
 
 inline constexpr int kFftRadices[] = {10, 9, 8, 6, 5, 4, 3, 2};
 inline constexpr int kMaxPasses = 12;
+inline constexpr index_t kLongestFft = 2048;
 
 // Positions of one axis that a tile transforms. Position e of a tile whose first output is u0 is the class's
 // position stride*u0 + first_tap + e; output u of it ends at e = stride*(u - u0).
@@ -17,9 +18,9 @@ struct FftAxis {
   index_t taps = 0;
   int passes = 0;
   int radix[kMaxPasses] = {};
-
-  // Elements of all passes' twiddle factors, and of the roots that they are taken from.
-  __attribute__((always_inline)) index_t table() const { return 2 * size * (passes + 1); }
+  // Of 2*size elements for each pass: see fft_tables.hpp.
+  const float* roots_f32 = nullptr;
+  const double* roots_f64 = nullptr;
 };
 
 }  // namespace depthwise

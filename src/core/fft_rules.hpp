@@ -5,6 +5,6 @@
 
 namespace depthwise {
 
-Rule fft_rule(const Spec& spec, Layout layout);
+Rule fft_rule(const Spec& spec, Layout layout, int vector_bytes);
 
 }  // namespace depthwise

@@ -162,10 +162,10 @@ Rule kernel_rule(KernelId kernel, const Spec& spec, int vector_bytes) {
     case KernelId::grad_input_separable: return separable_rule(spec);
     case KernelId::forward_nhwc_fft:
     case KernelId::grad_filter_nhwc_fft:
-    case KernelId::grad_input_nhwc_fft: return fft_rule(spec, Layout::nhwc);
+    case KernelId::grad_input_nhwc_fft: return fft_rule(spec, Layout::nhwc, vector_bytes);
     case KernelId::forward_nchw_fft:
     case KernelId::grad_filter_nchw_fft:
-    case KernelId::grad_input_nchw_fft: return fft_rule(spec, Layout::nchw);
+    case KernelId::grad_input_nchw_fft: return fft_rule(spec, Layout::nchw, vector_bytes);
     case KernelId::forward_generic:
     case KernelId::grad_input_generic: return generic_rule(spec);
     case KernelId::grad_filter_generic: return grad_filter_generic(spec);

@@ -23,20 +23,24 @@ class Fft {
         source_{static_cast<const S*>(task.operands.a),
                 spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_), lanes_of(spec_),
                 spec_.multiplier},
+        filter_(filter_of(task)),
         result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
         group_(task.tile->group),
         apart_(task.tile->columns / group_),
+        tiles_(
+            static_cast<int>(smaller(group_, (task.column_end - task.column_begin + apart_ - 1) / apart_))),
         sources_(spec_.op == Op::grad_input ? spec_.multiplier : 1),
         taps_h_(live_taps(task.tile->fft_h, h_)),
         taps_w_(live_taps(task.tile->fft_w, w_)),
         at_(reinterpret_cast<T*>(task.scratch)),
-        planes_(task.tile->fft_h, task.tile->fft_w, fft_layout(task.tile->fft_h, task.tile->fft_w, sizeof(T)),
-                at_),
+        planes_(task.tile->fft_h, task.tile->fft_w, fft_layout(task.tile->fft_h, task.tile->fft_w), at_),
         plane_(planes_.take(at_, planes_.layout.plane)),
-        spectrum_(task.prepared || task.prepare_to ? nullptr : planes_.take(at_, planes_.layout.plane)),
+        filter_plane_(task.prepared || task.prepare_to ? nullptr : planes_.take(at_, planes_.layout.plane)),
+        filter_line_(planes_.take(at_, planes_.layout.buffer)),
         sum_(sources_ > 1 ? planes_.take(at_, planes_.layout.plane) : nullptr),
         rows_{planes_.take(at_, planes_.layout.row), planes_.take(at_, planes_.layout.row)},
-        bias_(planes_.take(at_, 1)) {}
+        bias_(planes_.take(at_, 1)),
+        blocks_(group_ > 1 ? result_.channels : 0) {}
 
   void run() {
     for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
@@ -76,19 +80,26 @@ class Fft {
 
   // ---- the filter
 
-  void load_tap(index_t t, index_t k, index_t q, T* to) const {
+  static LineSource<S, Layout::nhwc> filter_of(const Task& task) {
+    const Spec& spec = *task.spec;
+    const Image taps(Layout::nhwc, spec.h.kernel, spec.w.filter_taps(), spec.out_channels());
+    return {static_cast<const S*>(task.operands.b) + spec.tap(0, 0) * taps.channels, taps,
+            spec.op == Op::grad_input && spec.multiplier > 1 ? Lanes::spread : Lanes::same, spec.multiplier};
+  }
+
+  // `count` taps of kernel row t from tap k on, as lines.
+  void pack_taps(index_t t, index_t k, index_t count, index_t q, T* to) const {
     const index_t row = h_.tap_start + h_.tap_step * t, column = w_.tap_start + w_.tap_step * k;
-    const S* tap =
-        static_cast<const S*>(task_.operands.b) + spec_.tap(row, column) * spec_.channels * spec_.multiplier;
-    if (group_ > 1) {
-      spread(tap, to);
-    } else if (sources_ == 1) {
-      for (int v = 0; v < kL; v += kLanes<T>)
-        simd::store(to + v, valid_ > v ? simd::load_n(tap + lane_ + v, valid_ - v) : vec<T>{});
-    } else {
-      for (int l = 0; l < kL; ++l)
-        to[l] = l < valid_ ? simd::load_one(tap + (lane_ + l) * spec_.multiplier + q) : 0;
-    }
+    if (group_ == 1) return filter_.pack(0, row, column, w_.tap_step, count, lane_, valid_, q, to);
+    const Image& taps = filter_.image;
+    const S* tap = filter_.data + row * taps.row_step + column * taps.column_step;
+    for (index_t i = 0; i < count; ++i, tap += w_.tap_step * taps.column_step) spread(tap, to + i * kL);
+  }
+
+  // The taps of a kernel row lie far apart.
+  void fetch_taps(index_t t) const {
+    filter_.fetch(0, h_.tap_start + h_.tap_step * t, w_.tap_start + w_.tap_step * taps_w_.first, w_.tap_step,
+                  taps_w_.count, lane_);
   }
 
   // Every tile's lanes get the channels' elements.
@@ -97,27 +108,35 @@ class Fft {
   }
 
   void make_spectrum(index_t q, T* to) const {
+    load_filter(q, to);
+    for (index_t k = 0; k < planes_.layout.columns; ++k) {
+      T* const column = to + k * planes_.layout.column * kL;
+      planes_.transform_column(column, column);
+    }
+  }
+
+  // The filter, whose rows are transformed.
+  void load_filter(index_t q, T* to) const {
     const index_t width = task_.tile->fft_w.size;
     planes_.load_rows(to, [&](index_t e, T* row) {
       if (e >= taps_h_.count || taps_w_.count == 0) return false;
-      for (index_t k = 0; k < taps_w_.count; ++k)
-        load_tap(taps_h_.first + e, taps_w_.first + k, q, row + k * kL);
+      if (e + 2 < taps_h_.count) fetch_taps(taps_h_.first + e + 2);
+      pack_taps(taps_h_.first + e, taps_w_.first, taps_w_.count, q, row);
       FftPlanes<T>::clear(row + taps_w_.count * kL, width - taps_w_.count);
       return true;
     });
-    for (index_t k = 0; k < planes_.layout.columns; ++k)
-      planes_.transform_column(to + k * planes_.layout.column * kL);
     if (taps_h_.count < h_.taps || taps_w_.count < w_.taps) spoil_if_infinite(q, to);
   }
 
-  // Taps that meet padding only are left out of the transform, but times infinity the padding counts.
-  void spoil_if_infinite(index_t q, T* spectrum) const {
+  // Taps that meet padding only are left out of the transform, but times infinity the padding counts. What is
+  // not a number spreads from its column over the tile.
+  void spoil_if_infinite(index_t q, T* plane) const {
     for (index_t t = 0; t < h_.taps; ++t)
       for (index_t k = 0; k < w_.taps; ++k) {
         T* const line = rows_[0];
-        load_tap(t, k, q, line);
+        pack_taps(t, k, 1, q, line);
         for (int v = 0; v < kL; v += kLanes<T>)
-          simd::store(spectrum + v, simd::fma(simd::load(line + v), vec<T>{}, simd::load(spectrum + v)));
+          simd::store(plane + v, simd::fma(simd::load(line + v), vec<T>{}, simd::load(plane + v)));
       }
   }
 
@@ -126,9 +145,9 @@ class Fft {
   void compute_tile() {
     load_bias();
     for (index_t q = 0; q < sources_; ++q) {
-      if (spectrum_) make_spectrum(q, spectrum_);
+      if (filter_plane_) load_filter(q, filter_plane_);
       load_image(q);
-      multiply(q, spectrum_ ? spectrum_ : reinterpret_cast<const T*>(task_.prepared + prepared_offset(q)));
+      multiply(q);
     }
     store_rows();
     repair();
@@ -145,7 +164,8 @@ class Fft {
       if (columns < reach.columns) reach.columns = columns;
     }
     if (group_ > 1)
-      load_group(planes_, source, h_, w_, reach, group_, w_.stride * apart_, plane_);
+      load_group(planes_, source, h_, reach, {w_, reach.left, planes_.width, w_.stride * apart_, tiles_},
+                 blocks_, plane_);
     else
       load_source(planes_, source, h_, w_, reach, plane_);
   }
@@ -159,15 +179,28 @@ class Fft {
   }
 
   // Products of spectra are summed over the sources; the last brings the sum back.
-  void multiply(index_t q, const T* spectrum) const {
+  void multiply(index_t q) const {
     const FftLayout& layout = planes_.layout;
     for (index_t k = 0; k < layout.columns; ++k) {
       T* const column = plane_ + k * layout.column * kL;
+      const T* const filter = filter_column(q, k);
       T* const line = planes_.transformed(column);
-      multiply_column(line, spectrum + k * layout.column * kL);
-      if (sources_ > 1) add_column(q, line, sum_ + k * layout.column * kL);
+      if (sources_ == 1) {
+        planes_.invert_product(line, filter, column);
+        continue;
+      }
+      multiply_column(line, filter);
+      add_column(q, line, sum_ + k * layout.column * kL);
       if (q + 1 == sources_) planes_.invert(line, column);
     }
+  }
+
+  // Column k of the filter's spectrum, which stays in the cache where it does not come prepared.
+  const T* filter_column(index_t q, index_t k) const {
+    const index_t offset = k * planes_.layout.column * kL;
+    if (!filter_plane_) return reinterpret_cast<const T*>(task_.prepared + prepared_offset(q)) + offset;
+    planes_.transform_column(filter_plane_ + offset, filter_line_);
+    return filter_line_;
   }
 
   void multiply_column(T* line, const T* spectrum) const {
@@ -224,6 +257,8 @@ class Fft {
                   (w_.out_start + w_.out_step * task_.column_begin) * result_.column_step +
                   lane_ * result_.channel_step;
     const index_t out_step = w_.out_step * result_.column_step;
+    if (group_ > 1 && kLayout == Layout::nhwc && u + 2 < task_.row_end)
+      fetch_run(to + 2 * h_.out_step * result_.row_step, all * out_step);
     const Epilogue<T> finish{bias_, spec_.activation};
     if (group_ > 1)
       store_group(row, all, columns, to, finish);
@@ -237,18 +272,31 @@ class Fft {
     for (index_t j = 0; j < columns; ++j)
       for (int v = 0; v < kL; v += kLanes<T>)
         simd::store(row + j * kL + v, finish(simd::load(row + j * kL + v), v));
-    for (int g = 0; g < group_ && g * apart_ < all; ++g) {
-      const index_t begin = g * apart_, rest = all - begin;
-      store_part<S>(row + g * result_.channels, rest < apart_ ? rest : apart_, result_, w_.out_step,
-                    to + begin * w_.out_step * result_.column_step);
+    const index_t shared = store_shared(row, all, columns, to);
+    for (int g = 0; g < tiles_; ++g) {
+      const index_t begin = g * apart_ + shared, rest = all - begin, count = smaller(rest, apart_ - shared);
+      if (count > 0)
+        store_part<S>(row + shared * kL + g * result_.channels, count, result_, w_.out_step,
+                      to + begin * w_.out_step * result_.column_step);
     }
+  }
+
+  // Those columns that all tiles have, where that is faster. How many.
+  index_t store_shared(const T* row, index_t all, index_t columns, S* to) const {
+    if constexpr (sizeof(S) == sizeof(T)) {
+      const index_t shared = smaller(columns, all - (tiles_ - 1) * apart_);
+      if (!blocks_.fit(tiles_, shared) || !adjacent_pixels<S>(result_, w_.out_step)) return 0;
+      blocks_.scatter(row, shared, to, apart_ * result_.column_step);
+      return shared;
+    }
+    return 0;
   }
 
   void repair() const {
     for (int l = 0; l < valid_; ++l) {
-      if (probe_[l] == 0) continue;
-      Task task = task_;
       const index_t tile = group_ > 1 ? l / result_.channels : 0;
+      if (probe_[l] == 0 || tile >= tiles_) continue;
+      Task task = task_;
       task.unit_begin = lane_ + l - tile * result_.channels;
       task.unit_end = task.unit_begin + 1;
       task.column_begin += tile * apart_;
@@ -262,14 +310,17 @@ class Fft {
   const AxisClass& h_;
   const AxisClass& w_;
   const LineSource<S, kLayout> source_;
+  const LineSource<S, Layout::nhwc> filter_;
   const Image result_;
-  const int group_;        // tiles in the lanes
+  const int group_;        // tiles that the lanes have room for
   const index_t apart_;    // their columns
+  const int tiles_;        // those that exist
   const index_t sources_;  // planes that a result sums over
   const Taps taps_h_, taps_w_;
   T* at_;
   const FftPlanes<T> planes_;
-  T *const plane_, *const spectrum_, *const sum_, *const rows_[2], *const bias_;
+  T *const plane_, *const filter_plane_, *const filter_line_, *const sum_, *const rows_[2], *const bias_;
+  const LaneBlocks<T> blocks_;
   alignas(64) T probe_[kL];
   index_t lane_ = 0;
   int valid_ = 0;

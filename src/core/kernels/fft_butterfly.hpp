@@ -2,6 +2,7 @@
 // another.
 #pragma once
 
+#include "../simd.hpp"
 #include "fft_roots.hpp"
 
 namespace {

@@ -22,7 +22,7 @@ class FftGradFilter {
            spec_.multiplier == 1 ? Lanes::same : Lanes::repeated, spec_.multiplier},
         grad_{static_cast<const S*>(task.operands.b), output_image(spec_), Lanes::same, 1},
         at_(reinterpret_cast<T*>(task.scratch)),
-        planes_(axis_h_, axis_w_, fft_layout(axis_h_, axis_w_, sizeof(T)), at_),
+        planes_(axis_h_, axis_w_, fft_layout(axis_h_, axis_w_), at_),
         x_plane_(planes_.take(at_, planes_.layout.plane)),
         grad_plane_(planes_.take(at_, planes_.layout.plane)),
         sum_(planes_.take(at_, planes_.layout.plane)),
@@ -85,7 +85,7 @@ class FftGradFilter {
 
   void multiply_column(index_t offset) const {
     T* const grad = grad_plane_ + offset;
-    planes_.transform_column(grad);
+    planes_.transform_column(grad, grad);
     const T* const x = planes_.transformed(x_plane_ + offset);
     T* const sum = sum_ + offset;
     for (index_t i = 0; i < 2 * planes_.height * kL; i += 2 * kL)

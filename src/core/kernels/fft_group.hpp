@@ -2,6 +2,7 @@
 // l / channels.
 #pragma once
 
+#include "fft_blocks.hpp"
 #include "fft_source.hpp"
 
 namespace {
@@ -51,26 +52,84 @@ void store_part(const T* from, index_t count, const Image& image, index_t step, 
       simd::store_one(to + p * pixel + c * image.channel_step, from[p * kLine<T> + c]);
 }
 
-// load_source for `group` tiles whose positions lie `apart`.
+// Whether the pixels of a row are adjacent, `step` of them from one that is taken to the next.
+template <class S>
+bool adjacent_pixels(const Image& image, index_t step) {
+  return sizeof(S) == sizeof(compute_t<S>) && image.channel_step == 1 && step == 1;
+}
+
+using depthwise::larger;
+
+// Asks for adjacent elements, which lie too few pages on end for the processor to fetch them by itself.
+template <class S>
+DEPTHWISE_INLINE void fetch_run(const S* from, index_t elements) {
+  const auto begin = reinterpret_cast<std::uintptr_t>(from), end = begin + elements * sizeof(S);
+  for (std::uintptr_t line = begin; line < end; line += depthwise::kLineBytes) simd::fetch(line);
+}
+
+// The rows of several tiles whose positions lie `apart`, from position `left` on, `width` of them.
+struct TileRow {
+  const AxisClass& w;
+  index_t left, width, apart;
+  int tiles;
+
+  Range inside(int tile) const { return range_inside(w, left + tile * apart, width); }
+  // Positions that all tiles have inside the image.
+  Range shared() const { return {inside(0).begin, inside(tiles - 1).end}; }
+};
+
+// Brings those positions, of adjacent pixels from `first` on, into lanes where that is faster. Which they
+// are.
+template <class T>
+Range gather_shared(const TileRow& tiles, const LaneBlocks<T>& blocks, index_t channels, const T* first,
+                    T* row) {
+  const Range shared = tiles.shared();
+  const index_t count = shared.end - shared.begin;
+  if (!blocks.fit(tiles.tiles, count)) return {};
+  blocks.gather(first + tiles.w.source(tiles.left + shared.begin) * channels, tiles.apart * channels, count,
+                row + shared.begin * kLine<T>);
+  return shared;
+}
+
+template <class S>
+void fetch_tiles(const TileRow& tiles, index_t channels, const S* first) {
+  const Range shared = tiles.shared();
+  if (shared.begin < shared.end)
+    fetch_run(first + tiles.w.source(tiles.left + shared.begin) * channels,
+              ((tiles.tiles - 1) * tiles.apart + shared.end - shared.begin) * channels);
+}
+
+// load_source for several tiles.
 template <class S, Layout kLayout, class T = compute_t<S>>
 void load_group(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source, const AxisClass& h,
-                const AxisClass& w, const Reach& reach, int group, index_t apart, T* plane) {
+                const Reach& reach, const TileRow& tiles, const LaneBlocks<T>& blocks, T* plane) {
   const Image& image = source.lines.image;
+  const AxisClass& w = tiles.w;
+  const bool adjacent = adjacent_pixels<S>(image, w.src_step);
   planes.load_rows(plane, [&](index_t e, T* row) {
     const index_t from = reach.row(h, e);
     if (from < 0) return false;
     FftPlanes<T>::clear(row, planes.width);
-    const S* const first = source.lines.data + source.batch * image.batch_step + from * image.row_step;
-    for (int g = 0; g < group; ++g) {
-      const index_t left = reach.left + g * apart;
-      const Range columns = range_inside(w, left, planes.width);
+    const S* const image_row = source.lines.data + source.batch * image.batch_step + from * image.row_step;
+    const index_t next = reach.row(h, e + 2);
+    if (adjacent && next >= 0) fetch_tiles(tiles, image.channels, image_row + (next - from) * image.row_step);
+    Range gathered;
+    if constexpr (sizeof(S) == sizeof(T))
+      if (adjacent) gathered = gather_shared(tiles, blocks, image.channels, image_row, row);
+    for (int g = 0; g < tiles.tiles; ++g) {
+      const index_t left = tiles.left + g * tiles.apart;
+      const Range columns = tiles.inside(g);
       T* const lanes = row + g * image.channels;
-      if (columns.begin < columns.end)
-        pack_part<S>(image, first + w.source(left + columns.begin) * image.column_step, w.src_step,
-                     columns.end - columns.begin, lanes + columns.begin * kLine<T>);
+      const auto pack = [&](index_t begin, index_t end) {
+        if (begin < end)
+          pack_part<S>(image, image_row + w.source(left + begin) * image.column_step, w.src_step, end - begin,
+                       lanes + begin * kLine<T>);
+      };
+      pack(columns.begin, smaller(columns.end, gathered.begin));
+      pack(larger(columns.begin, gathered.end), columns.end);
       if (!reach.shows_border()) continue;
       for_outside(columns, reach.columns, [&](index_t i) {
-        pack_part<S>(image, first + reach.column(w, g * apart + i) * image.column_step, 1, 1,
+        pack_part<S>(image, image_row + reach.column(w, g * tiles.apart + i) * image.column_step, 1, 1,
                      lanes + i * kLine<T>);
       });
     }

@@ -12,24 +12,23 @@ struct FftLayout {
   index_t plane;
   index_t buffer;  // of one transform
   index_t row;     // of the tile's width, real
-  index_t tables;
 };
 
-DEPTHWISE_SHARED FftLayout fft_layout(const FftAxis& h, const FftAxis& w, index_t element) {
+DEPTHWISE_SHARED FftLayout fft_layout(const FftAxis& h, const FftAxis& w) {
   FftLayout l{};
   l.column = 2 * (h.size | 1);
   l.columns = w.size / 2 + 1;
   l.plane = l.column * l.columns;
   l.buffer = 2 * larger(h.size, w.size);
   l.row = w.size;
-  l.tables = (h.table() + w.table()) * element / kLineBytes + 1;
   return l;
 }
 
 // Planes: the tile, the filter unless it comes prepared, and for sums over several sources the sum. Rows: two
-// to transform, two results. Two buffers of a transform, a column, and the bias.
+// to transform, two results. Two buffers of a transform, a column of the tile, one of the filter, and the
+// bias.
 DEPTHWISE_SHARED index_t fft_scratch_bytes(const FftLayout& l, index_t planes) {
-  return (planes * l.plane + 3 * l.buffer + 4 * l.row + l.tables + 1) * kLineBytes;
+  return (planes * l.plane + 4 * l.buffer + 4 * l.row + 1) * kLineBytes;
 }
 
 }  // namespace depthwise

@@ -14,7 +14,7 @@ using depthwise::index_t;
 template <class T>
 class FftPlanes {
  public:
-  // Takes its buffers and tables from `at`, and moves it behind them.
+  // Takes its buffers from `at`, and moves it behind them.
   FftPlanes(const FftAxis& h, const FftAxis& w, const FftLayout& layout, T*& at)
       : layout(layout),
         height(h.size),
@@ -23,12 +23,8 @@ class FftPlanes {
         second_(take(at, layout.buffer)),
         line_(take(at, layout.buffer)),
         rows_{take(at, layout.row), take(at, layout.row)},
-        h_(h, at, first_, second_),
-        w_(w, at + h.table(), first_, second_) {
-    take(at, layout.tables);
-    h_.tabulate();
-    w_.tabulate();
-  }
+        h_(h, first_, second_),
+        w_(w, first_, second_) {}
 
   static T* take(T*& at, index_t lines) {
     T* const part = at;
@@ -70,15 +66,20 @@ class FftPlanes {
     w_.run(interleaved(line_).exchanged(), Sequence<T>{a, b, kL}.exchanged());
   }
 
-  void transform_column(T* column) const { h_.run(interleaved(column), interleaved(column)); }
+  // `to` may be the column.
+  void transform_column(T* column, T* to) const { h_.run(interleaved(column), interleaved(to)); }
 
   // The column's transform in a buffer that the next call of any member overwrites, and the way back.
   T* transformed(T* column) const {
-    h_.run(interleaved(column), interleaved(line_));
+    transform_column(column, line_);
     return line_;
   }
   void invert(T* transformed, T* column) const {
     h_.run(interleaved(transformed).exchanged(), interleaved(column).exchanged());
+  }
+  // That of the product with the conjugate of a filter's column.
+  void invert_product(T* transformed, const T* filter, T* column) const {
+    h_.run(interleaved(transformed).exchanged(), interleaved(column).exchanged(), filter);
   }
 
   const FftLayout layout;

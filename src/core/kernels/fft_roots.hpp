@@ -1,7 +1,7 @@
 // Roots of unity, correctly rounded but for the last bit, at compile time and at run time.
 #pragma once
 
-#include "../simd.hpp"
+#include <cstdint>
 
 namespace {
 

@@ -24,6 +24,10 @@ struct FftSource {
                              compute_t<S>* to) const {
     lines.pack(batch, row, column, step, count, lane, valid, q, to);
   }
+  // Asks for what pack() will read of an image whose pixels lie apart.
+  DEPTHWISE_INLINE void fetch(index_t row, index_t column, index_t step, index_t count) const {
+    if constexpr (kLayout == Layout::nhwc) lines.fetch(batch, row, column, step, count, lane);
+  }
 };
 
 // The positions from (top, left) on that a tile's results depend on: outside the image they show its border.
@@ -60,6 +64,8 @@ void load_source(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source
     if (from < 0 || (empty && !reach.shows_border())) return false;
     const Range packed = empty ? Range{0, 0} : columns;
     FftPlanes<T>::clear(row, packed.begin);
+    if (const index_t next = reach.row(h, e + 2); next >= 0 && !empty)
+      source.fetch(next, w.source(reach.left + packed.begin), w.src_step, packed.end - packed.begin);
     if (!empty)
       source.pack(from, w.source(reach.left + packed.begin), w.src_step, packed.end - packed.begin,
                   row + packed.begin * kLine<T>);

@@ -188,6 +188,15 @@ struct LineSource {
     pack_other({first, step, count}, lane, valid, q, to);
   }
 
+  // Asks for the pixels of a row of NHWC.
+  DEPTHWISE_INLINE void fetch(index_t batch, index_t row, index_t column, index_t column_step, index_t count,
+                              index_t lane) const {
+    const S* at = data + batch * image.batch_step + row * image.row_step + column * image.column_step +
+                  channel(lane, 0);
+    for (index_t p = 0; p < count; ++p, at += column_step * image.column_step)
+      simd::fetch(reinterpret_cast<std::uintptr_t>(at));
+  }
+
  private:
   void pack_other(const PixelRow<S>& pixels, index_t lane, int valid, index_t q, compute_t<S>* to) const {
     if constexpr (kLayout == Layout::nchw) {
