@@ -1,17 +1,31 @@
 #include "clip.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 namespace depthwise {
 namespace {
 
-// An IEEE number whose exponent's bits are all set is infinite or NaN.
+// An IEEE number whose exponent's bits are all set is infinite or NaN. Vectors at a time, since these may be
+// most of a filter.
 template <class Bits>
 bool all_finite(const void* filter, index_t begin, index_t end, Bits exponent) {
+  typedef Bits Vector __attribute__((vector_size(16)));
+  constexpr index_t kVectors = 4, kSize = sizeof(Vector) / sizeof(Bits);
   const auto* const weights = static_cast<const Bits*>(filter);
-  index_t others = 0;
-  for (index_t i = begin; i < end; ++i) others += (weights[i] & exponent) == exponent;
-  return others == 0;
+  const Vector all = exponent | Vector{};
+  Vector others[kVectors] = {};
+  for (; begin + kVectors * kSize <= end; begin += kVectors * kSize)
+    for (index_t v = 0; v < kVectors; ++v) {
+      Vector x;
+      std::memcpy(&x, weights + begin + v * kSize, sizeof x);
+      others[v] |= reinterpret_cast<Vector>((x & all) == all);
+    }
+  Bits found = 0;
+  for (const Vector& other : others)
+    for (index_t i = 0; i < kSize; ++i) found |= other[i];
+  for (; begin < end; ++begin) found |= (weights[begin] & exponent) == exponent;
+  return found == 0;
 }
 
 bool all_finite(DType dtype, const void* filter, index_t begin, index_t end) {

@@ -158,11 +158,31 @@ DEPTHWISE_INLINE vec<T> permute(vec<T> x, vec<T> y, index_vec<T> indices) {
 }
 
 // Of products with 0: whether all factors were finite.
+#if defined(__AVX512F__)
+DEPTHWISE_INLINE int zeros(vec<float> x) {
+  return _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_EQ_OQ);
+}
+DEPTHWISE_INLINE int zeros(vec<double> x) {
+  return _mm512_cmp_pd_mask((__m512d)x, _mm512_setzero_pd(), _CMP_EQ_OQ);
+}
+#elif defined(__AVX2__)
+DEPTHWISE_INLINE int zeros(vec<float> x) {
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)x, _mm256_setzero_ps(), _CMP_EQ_OQ));
+}
+DEPTHWISE_INLINE int zeros(vec<double> x) {
+  return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)x, _mm256_setzero_pd(), _CMP_EQ_OQ));
+}
+#else
+template <class V>
+DEPTHWISE_INLINE int zeros(V x) {
+  int lanes = 0;
+  for (int i = 0; i < static_cast<int>(sizeof x / sizeof x[0]); ++i) lanes |= (x[i] == 0) << i;
+  return lanes;
+}
+#endif
 template <class T>
 DEPTHWISE_INLINE bool all_zero(vec<T> x) {
-  T sum = 0;
-  for (int i = 0; i < kLanes<T>; ++i) sum += x[i];
-  return sum == 0;
+  return zeros(x) == (1 << kLanes<T>)-1;
 }
 
 // ---- 16-bit floats
@@ -316,24 +336,6 @@ DEPTHWISE_INLINE void copy_pieces(void* to, const void* from, int bytes) {
   if (bytes & 2) __builtin_memcpy(t, f, 2);
 }
 
-// The first n lanes (0 <= n <= lanes); the others read as 0 and are not written.
-template <class S>
-DEPTHWISE_INLINE vec<compute_t<S>> load_n(const S* p, int n) {
-  constexpr int lanes = kLanes<compute_t<S>>;
-  if (n >= lanes) return load(p);
-  alignas(kVectorBytes) S buffer[lanes] = {};
-  copy_pieces<static_cast<int>(sizeof buffer)>(buffer, p, n * static_cast<int>(sizeof(S)));
-  return load(buffer);
-}
-template <class S>
-DEPTHWISE_INLINE void store_n(S* p, vec<compute_t<S>> v, int n) {
-  constexpr int lanes = kLanes<compute_t<S>>;
-  if (n >= lanes) return store(p, v);
-  alignas(kVectorBytes) S buffer[lanes];
-  store(buffer, v);
-  copy_pieces<static_cast<int>(sizeof buffer)>(p, buffer, n * static_cast<int>(sizeof(S)));
-}
-
 // The first lanes of a vector as it is loaded again and again. Where the ISA masks loads of the element, no
 // byte of the others is touched; elsewhere they are read.
 #if defined(__AVX512F__)
@@ -373,6 +375,47 @@ DEPTHWISE_INLINE vec<double> load_lanes(const double* p, LaneCount<double> n) {
 template <class S>
 DEPTHWISE_INLINE vec<compute_t<S>> load_lanes(const S* p, LaneCount<compute_t<S>>) {
   return load(p);
+}
+#endif
+
+// The first n lanes (0 <= n <= lanes); the others read as 0 and are not written.
+#if defined(__AVX512F__)
+template <class S>
+DEPTHWISE_INLINE vec<compute_t<S>> load_n(const S* p, int n) {
+  constexpr int lanes = kLanes<compute_t<S>>;
+  return load_lanes(p, LaneCount<compute_t<S>>(n < lanes ? n : lanes));
+}
+DEPTHWISE_INLINE void store_lanes(float* p, vec<float> v, LaneCount<float> n) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(n.mask), (__m512)v);
+}
+DEPTHWISE_INLINE void store_lanes(double* p, vec<double> v, LaneCount<double> n) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>(n.mask), (__m512d)v);
+}
+template <class H>
+DEPTHWISE_INLINE void store_lanes(H* p, vec<float> v, LaneCount<float> n) {
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(n.mask), (__m256i)from_float(H{}, v));
+}
+template <class S>
+DEPTHWISE_INLINE void store_n(S* p, vec<compute_t<S>> v, int n) {
+  constexpr int lanes = kLanes<compute_t<S>>;
+  store_lanes(p, v, LaneCount<compute_t<S>>(n < lanes ? n : lanes));
+}
+#else
+template <class S>
+DEPTHWISE_INLINE vec<compute_t<S>> load_n(const S* p, int n) {
+  constexpr int lanes = kLanes<compute_t<S>>;
+  if (n >= lanes) return load(p);
+  alignas(kVectorBytes) S buffer[lanes] = {};
+  copy_pieces<static_cast<int>(sizeof buffer)>(buffer, p, n * static_cast<int>(sizeof(S)));
+  return load(buffer);
+}
+template <class S>
+DEPTHWISE_INLINE void store_n(S* p, vec<compute_t<S>> v, int n) {
+  constexpr int lanes = kLanes<compute_t<S>>;
+  if (n >= lanes) return store(p, v);
+  alignas(kVectorBytes) S buffer[lanes];
+  store(buffer, v);
+  copy_pieces<static_cast<int>(sizeof buffer)>(p, buffer, n * static_cast<int>(sizeof(S)));
 }
 #endif
 
