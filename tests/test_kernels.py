@@ -278,6 +278,39 @@ def test_planes_of_every_width_under_a_stride_have_the_bits_of_the_generic_row(r
         assert same_bits(plan(spec, "forward", "nchw_planes", isa).run(a, b, None, None, 1), expected), spec
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+def test_rows_of_more_taps_than_pixels_have_the_bits_of_the_generic_row(rng, isa, dtype):
+    """Tiles whose outputs have taps on every pixel of the row, on all but a few, or on some."""
+    for w, name in itertools.product((1, 5, 7, 8, 13, 14, 17, 28), ("nhwc_direct", "nchw_transposed")):
+        layout = name[:4].upper()
+        for taps in {w, w + 2, 2 * w - 1, 2 * w + 4}:
+            spec = spec_of((1, 3, w, 19), (3, taps, 19, 1), {}, layout, dtype)
+            a, b = operands(rng, spec, "forward")
+            try:
+                chosen = plan(spec, "forward", name, isa)
+            except ValueError:
+                continue
+            expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 1)
+            assert same_bits(chosen.run(a, b, None, None, 1), expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("multiplier", [2, 3, 5, 16, 17])
+def test_multipliers_of_planes_have_the_bits_of_the_generic_row(rng, multiplier, isa, dtype):
+    """Lines of results that repeat a line of source channels, whole or not; tasks that begin within one."""
+    settings = [{}, {"stride": (2, 3)}, {"dilation": (2, 1)}, {"stride": (1, 2), "dilation": (3, 1)}]
+    for channels, keywords in itertools.product((1, 3, 16, 37), settings):
+        spec = spec_of((2, 9, 11, channels), (3, 5, channels, multiplier), keywords, "NCHW", dtype)
+        a, b = operands(rng, spec, "forward")
+        b[0, 0, 0, 0] = np.inf if channels == 3 else 1  # a line whose taps on zeros make NaN
+        expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 1)
+        chosen = plan(spec, "forward", "nchw_transposed", isa)
+        for threads in (1, 3):
+            assert same_bits(chosen.run(a, b, None, None, threads), expected), spec
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("op", ["forward", "grad_input"])

@@ -34,8 +34,8 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
 }
 
 // Whether transposing pays, by measurement, where planes have no tiles of several rows: up to a number of
-// columns, since every output of a multiplier transposes its input again and a single row of taps uses it
-// little; with AVX2, where classes have few rows, too.
+// columns, since the outputs of a multiplier fill lanes of their own either way and a single row of taps uses
+// a transposed input little; with AVX2, where classes have few rows, too.
 bool transposing_pays_without_tiles(const Spec& spec, const Problem& p, int vector_bytes) {
   struct Limits {
     index_t taps, columns, repeated, under_row;
@@ -140,6 +140,8 @@ Rule nchw_transposed(const Spec& spec, int vector_bytes) {
   t.pixels = choose_pixels(p.w.out_count);
   t.units = choose_units(r.units, spec.batch * r.units, height * width * line * taps);
   t.units = std::min(t.units, most_units(taps));
+  // With a multiplier, as many lines of results share one of source channels.
+  if (forward && spec.multiplier > 1 && t.units > spec.multiplier) t.units -= t.units % spec.multiplier;
   const auto scratch = [&](const Tile& tile) {
     return transposed_scratch_bytes(transposed_layout(spec, tile, p.h));
   };

@@ -199,41 +199,32 @@ class Direct {
     return part.compute.one != nullptr;
   }
 
-  // Those that convert what they load, or repeat it, are compiled here: no other source has use for them.
-  static constexpr bool kShared = !kRepeats && sizeof(S) == sizeof(T);
+  // Those that convert what they load are compiled here: no other source has use for them.
+  static constexpr bool kShared = sizeof(S) == sizeof(T);
 
   WindowFunctions<S> loops(const Window<S>& window) const {
-    if constexpr (kShared)
-      return DEPTHWISE_SYMBOL(windows)(window, task_.tile->pixels);
-    else
+    if constexpr (!kShared)
       return window_functions<Load<S>>(window, task_.tile->pixels);
+    else if constexpr (kRepeats)
+      return DEPTHWISE_SYMBOL(repeated_windows)(window, task_.tile->pixels);
+    else
+      return DEPTHWISE_SYMBOL(windows)(window, task_.tile->pixels);
   }
 
   WindowFunction<S> loops_of_phases(const Window<S>& window) const {
-    if constexpr (kShared)
-      return DEPTHWISE_SYMBOL(phases)(window, task_.tile->pixels);
-    else if constexpr (kRepeats)
+    if constexpr (kRepeats)
       return nullptr;
+    else if constexpr (kShared)
+      return DEPTHWISE_SYMBOL(phases)(window, task_.tile->pixels);
     else
       return phase_function(window, task_.tile->pixels);
   }
 
-  // A whole vector of source channels is read where there is one; else what there is.
   void find_repeats() const {
     constexpr index_t lanes = kLanes<T>;
-    const index_t m = spec_.multiplier, sources = spec_.channels;
-    for (index_t v = 0; v * lanes < channels_; ++v) {
-      const index_t channel = first_ + depthwise::smaller(v * lanes, channels_ - lanes), base = channel / m,
-                    first = sources < lanes ? 0 : depthwise::smaller(base, sources - lanes);
-      simd::index_vec<T> indices;
-      for (int i = 0, lane = static_cast<int>(base - first), q = static_cast<int>(channel - base * m);
-           i < lanes; ++i) {
-        indices[i] = lane;
-        if (++q == m) q = 0, ++lane;
-      }
-      repeats_[v] = {indices, first,
-                     simd::LaneCount<T>(static_cast<int>(depthwise::smaller(sources, lanes)))};
-    }
+    for (index_t v = 0; v * lanes < channels_; ++v)
+      repeats_[v] = repeat_from<T>(first_ + depthwise::smaller(v * lanes, channels_ - lanes),
+                                   spec_.multiplier, spec_.channels);
   }
 
   Window<S> describe(const AxisClass& h, const AxisClass& w) const {

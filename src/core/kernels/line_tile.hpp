@@ -5,7 +5,10 @@
 // outputs that it touches. Inputs that lie outside the image are skipped; so are source rows.
 #pragma once
 
+#include <type_traits>
+
 #include "activation.hpp"
+#include "line_layout.hpp"
 #include "window.hpp"
 
 namespace {
@@ -14,6 +17,7 @@ using depthwise::index_t;
 using depthwise::kFewPixels;
 using depthwise::kLineBytes;
 using depthwise::kLinePixels;
+using depthwise::smaller;
 using depthwise::Window;
 using depthwise::WindowFunction;
 using depthwise::WindowFunctions;
@@ -49,6 +53,21 @@ struct Repeat {
   index_t first;
   simd::LaneCount<T> count;
 };
+
+// That of the vector from result channel `channel` on, for `m` results of each of `sources` channels. A whole
+// vector of source channels is read where there is one; else what there is.
+template <class T>
+Repeat<T> repeat_from(index_t channel, index_t m, index_t sources) {
+  constexpr index_t V = kLanes<T>;
+  const index_t base = channel / m, first = sources < V ? 0 : smaller(base, sources - V);
+  simd::index_vec<T> lanes;
+  for (int i = 0, lane = static_cast<int>(base - first), q = static_cast<int>(channel - base * m); i < V;
+       ++i) {
+    lanes[i] = lane;
+    if (++q == m) q = 0, ++lane;
+  }
+  return {lanes, first, simd::LaneCount<T>(static_cast<int>(smaller(sources, V)))};
+}
 
 // Where `size` channels from `channel` on are taken: those that would begin before channel 0, or end behind
 // the last one, overlap their neighbours instead.
@@ -105,6 +124,9 @@ struct Inside {
   }
   DEPTHWISE_INLINE Inside from(int input) const { return {begin - input, count}; }
 };
+
+// Inputs which, but for few of them, all outputs of a tile have taps on.
+struct Covered : Inside {};
 
 // Moves along equal steps: three elements are reached from one pointer.
 template <class P>
@@ -166,12 +188,72 @@ DEPTHWISE_INLINE void add_tap(const S* x, index_t step, int stride, const Load& 
   }
 }
 
+// Adjacent inputs on which all outputs of a tile have taps, from that of the last output on the first of them
+// on: each weight is loaded once for all the inputs that it touches.
+template <int Inputs, int Pixels, class S, class Load>
+DEPTHWISE_INLINE void add_inputs(const S* x, index_t pixel_step, const Load& load, const compute_t<S>* w,
+                                 index_t weight_step, vec<compute_t<S>> (&acc)[Pixels]) {
+  vec<compute_t<S>> inputs[Inputs];
+  Steps<const S*> source{x, pixel_step};
+#pragma GCC unroll 8
+  for (int i = 0; i < Inputs; ++i) {
+    inputs[i] = load(source(i));
+    keep(inputs[i]);
+  }
+  Steps<const compute_t<S>*> from{w, weight_step};
+#pragma GCC unroll 16
+  for (int k = 0; k < Inputs + Pixels - 1; ++k) {
+    vec<compute_t<S>> weight = simd::load(from(k));
+    if (Inputs > 1) keep(weight);
+#pragma GCC unroll 8
+    for (int i = 0; i < Inputs; ++i)
+      if (const int p = i + Pixels - 1 - k; p >= 0 && p < Pixels)
+        acc[p] = simd::fma(inputs[i], weight, acc[p]);
+  }
+}
+
+// One input, of which the outputs [begin, end) of a tile have taps; w is that of output 0.
+template <int Pixels, class S, class Load>
+DEPTHWISE_INLINE void add_input(const S* x, const Load& load, const compute_t<S>* w, index_t weight_step,
+                                int begin, int end, vec<compute_t<S>> (&acc)[Pixels]) {
+  const vec<compute_t<S>> input = load(x);
+#pragma GCC unroll 16
+  for (int p = 0; p < Pixels; ++p, w -= weight_step)
+    if (p >= begin && p < end) acc[p] = simd::fma(input, simd::load(w), acc[p]);
+}
+
+// All inputs that the outputs of a tile have taps on, one after the other: under kernels larger than the
+// image, they are fewer than the taps, and most outputs have taps on all of them.
+template <int Pixels, class S, class Load>
+DEPTHWISE_INLINE void add_all_inputs(const Window<S>& b, const S* x, const Load& load, const compute_t<S>* w,
+                                     const Covered& inside, vec<compute_t<S>> (&acc)[Pixels]) {
+  const int taps = static_cast<int>(b.taps), end = inside.begin + inside.count;
+  int i = inside.begin;
+  x += i * b.pixel_step, w += i * b.weight_step;  // that of the first output
+  const auto by_some_outputs = [&](int stop) {
+    for (; i < stop; ++i, x += b.pixel_step, w += b.weight_step)
+      add_input(x, load, w, b.weight_step, i - taps + 1, i + 1, acc);
+  };
+  const auto by_all_outputs = [&]<int Inputs>(std::integral_constant<int, Inputs>) {
+    for (; i + Inputs <= end && i + Inputs <= taps; i += Inputs) {
+      add_inputs<Inputs>(x, b.pixel_step, load, w - (Pixels - 1) * b.weight_step, b.weight_step, acc);
+      x += Inputs * b.pixel_step, w += Inputs * b.weight_step;
+    }
+  };
+  by_some_outputs(end < Pixels - 1 ? end : Pixels - 1);
+  by_all_outputs(std::integral_constant<int, simd::kManyRegisters ? 7 : 4>{});
+  by_all_outputs(std::integral_constant<int, 3>{});
+  by_all_outputs(std::integral_constant<int, 1>{});
+  by_some_outputs(end);
+}
+
 // Any number of taps, by threes where neighbouring outputs share inputs.
 template <int Stride, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& load, const compute_t<S>* w,
                                    const In& inside, vec<compute_t<S>> (&acc)[Pixels]) {
   const int taps = static_cast<int>(b.taps), stride = static_cast<int>(b.stride),
             spacing = static_cast<int>(b.spacing);
+  if constexpr (std::is_same_v<In, Covered>) return add_all_inputs(b, x, load, w, inside, acc);
   int k = 0;
   if constexpr (Stride == 1)
     for (; k + 3 <= taps; k += 3, x += 3 * b.pixel_step, w += 3 * b.weight_step)
@@ -375,6 +457,14 @@ DEPTHWISE_INLINE bool cut_tile(const Window<S>& b, const WindowRows<S>& rows, in
   return false;
 }
 
+// Whether a tile's inputs are Covered.
+template <int Pixels>
+DEPTHWISE_INLINE bool covered(index_t taps, const Inside& inside) {
+  const index_t end = inside.begin + inside.count,
+                begin = inside.begin < Pixels - 1 ? Pixels - 1 : inside.begin;
+  return inside.count > 0 && 8 * (smaller(end, taps) - begin) >= 7 * inside.count;
+}
+
 // Output columns [begin, end) of Rows rows. The last tile overlaps its neighbour, or keeps what there is.
 template <class S, class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors = 1>
 void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, index_t begin, index_t end) {
@@ -403,8 +493,14 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
       if (outputs == Pixels && cut_tile<Load, Taps, Stride, Rows, Pixels, Vectors>(
                                    b, rows, from, later, first, static_cast<int>(span) - last))
         continue;
-    tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later,
-                                                             Inside{first, last - first}, outputs);
+    const Inside inside{first, last - first};
+    if constexpr (Taps == 0 && Stride == 1)
+      if (covered<Pixels>(b.taps, inside)) {
+        tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, Covered{inside},
+                                                                 outputs);
+        continue;
+      }
+    tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, inside, outputs);
   }
 }
 

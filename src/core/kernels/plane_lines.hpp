@@ -16,11 +16,9 @@ DEPTHWISE_INLINE void store_16(void* p, void* q, __m256 x) {
 }
 #endif
 
-template <class S, class Planes>
-DEPTHWISE_INLINE void store_pieces(vec<compute_t<S>> x, const Planes& planes, int first, index_t p) {
+template <class S, class At>
+DEPTHWISE_INLINE void store_pieces(vec<compute_t<S>> x, At at) {
   using T = compute_t<S>;
-  constexpr int P = kPiece<T>;
-  const auto at = [&](int j) { return planes[first + j * P] + p; };
 #if defined(__AVX512F__)
   if constexpr (sizeof(S) == sizeof(T)) {
     store_16(at(0), at(1), _mm512_castps512_ps256((__m512)x));
@@ -40,13 +38,16 @@ DEPTHWISE_INLINE void store_pieces(vec<compute_t<S>> x, const Planes& planes, in
 #endif
 }
 
-template <class S, class Planes>
-DEPTHWISE_INLINE void store_planes_of(const compute_t<S>* from, const Planes& planes, int first,
-                                      index_t begin, index_t count, const Epilogue<compute_t<S>>& finish) {
+template <class S>
+DEPTHWISE_INLINE void store_planes_of(const compute_t<S>* from, EvenPlanes<S> planes, int first,
+                                      index_t begin, index_t count, Epilogue<compute_t<S>> finish) {
   using T = compute_t<S>;
+  const vec<T> bias = simd::load(finish.bias + first);
+  const Activation activation = finish.activation;
   move_pieces<T>(
-      count, [&](int r, index_t p) { return finish(simd::load(from + (p + r) * kLine<T>), first); },
-      [&](vec<T> row, int r, index_t p) { store_pieces<S>(row, planes, first + r, begin + p); });
+      count,
+      [=](int r, index_t p) { return activate<T>(simd::load(from + (p + r) * kLine<T>) + bias, activation); },
+      [=](vec<T> row, int r, index_t p) { store_pieces<S>(row, pieces_at(planes, first + r, begin + p)); });
 }
 
 // And back, finished; planes past the last valid one are not touched.

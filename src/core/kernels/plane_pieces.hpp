@@ -13,6 +13,8 @@ using simd::compute_t;
 // Pixels of a piece: what one 128-bit lane holds of a plane in the compute type.
 template <class T>
 inline constexpr int kPiece = 16 / static_cast<int>(sizeof(T));
+template <class S>
+inline constexpr int kPieceOf = kPiece<compute_t<std::remove_const_t<S>>>;
 
 // Lane l of a line is the plane l * step elements further on.
 template <class S>
@@ -22,6 +24,30 @@ struct EvenPlanes {
 
   DEPTHWISE_INLINE S* operator[](int l) const { return first + l * step; }
 };
+
+// Pixel p of the planes whose pieces make up one vector: every kPiece-th from plane l on.
+template <class S>
+struct EvenPieces {
+  S* first;
+  index_t step;
+
+  DEPTHWISE_INLINE S* operator()(int j) const { return first + j * step; }
+};
+template <class S>
+struct Pieces {
+  S* const* planes;
+  index_t p;
+
+  DEPTHWISE_INLINE S* operator()(int j) const { return planes[j * kPieceOf<S>] + p; }
+};
+template <class S>
+DEPTHWISE_INLINE EvenPieces<S> pieces_at(EvenPlanes<S> planes, int l, index_t p) {
+  return {planes[l] + p, kPieceOf<S> * planes.step};
+}
+template <class S>
+DEPTHWISE_INLINE Pieces<S> pieces_at(S* const* planes, int l, index_t p) {
+  return {planes + l, p};
+}
 
 #if defined(__AVX2__)
 // 16 bytes of each plane, and 8 bytes of each: pieces of the compute type, and of a type of half its size.
@@ -35,12 +61,10 @@ DEPTHWISE_INLINE __m256 load_16(const void* p, const void* q) {
 }
 #endif
 
-// Lane j of the result is the piece at pixel p of plane j*kPiece of `planes`, from plane `first` on.
-template <class S, class Planes>
-DEPTHWISE_INLINE vec<compute_t<S>> load_pieces(const Planes& planes, int first, index_t p) {
+// 128-bit lane j of the result is piece at(j).
+template <class S, class At>
+DEPTHWISE_INLINE vec<compute_t<S>> load_pieces(At at) {
   using T = compute_t<S>;
-  constexpr int P = kPiece<T>;
-  const auto at = [&](int j) { return planes[first + j * P] + p; };
 #if defined(__AVX512F__)
   if constexpr (sizeof(S) == sizeof(T))
     return (vec<T>)_mm512_insertf32x8(_mm512_castps256_ps512(load_16(at(0), at(1))), load_16(at(2), at(3)),
@@ -90,7 +114,7 @@ DEPTHWISE_INLINE void transpose_lanes(vec<T> (&rows)[kPiece<T>]) {
 // Moves `count` pixels of a vector of planes, a piece of each at a time: `load` fills rows from pixel p on,
 // which are transposed, and `store` takes them. The last piece overlaps its neighbour.
 template <class T, class Load, class Store>
-DEPTHWISE_INLINE void move_pieces(index_t count, const Load& load, const Store& store) {
+DEPTHWISE_INLINE void move_pieces(index_t count, Load load, Store store) {
   constexpr int P = kPiece<T>;
   for (index_t i = 0; i < count; i += P) {
     const index_t p = i + P <= count ? i : count - P;
@@ -103,14 +127,14 @@ DEPTHWISE_INLINE void move_pieces(index_t count, const Load& load, const Store& 
   }
 }
 
-// Pixels [begin, begin + count) of a vector of planes as vectors a line apart.
+// Pixels [begin, begin + count) of a vector of planes as vectors a line apart. By value: what is stored could
+// change what is referred to.
 template <class S, class Planes>
-DEPTHWISE_INLINE void load_planes(const Planes& planes, int first, index_t begin, index_t count,
-                                  compute_t<S>* to) {
+DEPTHWISE_INLINE void load_planes(Planes planes, int first, index_t begin, index_t count, compute_t<S>* to) {
   using T = compute_t<S>;
   move_pieces<T>(
-      count, [&](int r, index_t p) { return load_pieces<S>(planes, first + r, begin + p); },
-      [&](vec<T> row, int r, index_t p) { simd::store(to + (p + r) * kLine<T>, row); });
+      count, [=](int r, index_t p) { return load_pieces<S>(pieces_at(planes, first + r, begin + p)); },
+      [=](vec<T> row, int r, index_t p) { simd::store(to + (p + r) * kLine<T>, row); });
 }
 
 // Pixels [begin, begin + count) of the planes as lines from `to` on; lanes past the last plane hold anything.

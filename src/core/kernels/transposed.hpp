@@ -1,5 +1,6 @@
 // Planes of NCHW with channels in the vector lanes: whole planes of a line of channels are transposed as flat
-// runs of pixels, computed in the cache like an image of NHWC, and transposed back.
+// runs of pixels, computed in the cache like an image of NHWC, and transposed back. With a multiplier, a line
+// of source channels is transposed once for as many lines of results, and repeated in the registers.
 //
 // A task computes all columns. Where the destinations fall into several classes, one task computes all of
 // them, since what it transposes back are whole runs of pixels.
@@ -30,8 +31,8 @@ class Transposed {
         spec_(*task.spec),
         h_(task.h),
         w_(task.w),
-        row_classes_(depthwise::class_count(spec_.op, spec_.h, Dilation::keep)),
-        column_classes_(depthwise::class_count(spec_.op, spec_.w, Dilation::keep)),
+        rows_(spec_, spec_.h),
+        columns_(spec_, spec_.w),
         source_(spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_)),
         result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
         layout_(transposed_layout(spec_, *task.tile, h_)) {
@@ -45,14 +46,16 @@ class Transposed {
     sums_ = take(layout_.result);
     packed_ = take(layout_.weights);
     bias_ = take(layout_.bias);
+    repeats_ = reinterpret_cast<Repeat<T>*>(take(layout_.repeats));
     table_ = reinterpret_cast<const T**>(take(layout_.table));
   }
 
   void run() {
-    pack_weights();
+    const bool all_finite = pack_weights();
     for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
+      if (unit == task_.unit_begin || unit % repeats() == 0) find_sources(unit / repeats());
       find_unit(unit);
-      if (!finite())
+      if (!all_finite && !finite())
         run_generic();
       else if (several())
         run_classes();
@@ -64,43 +67,63 @@ class Transposed {
  private:
   using T = compute_t<S>;
   static constexpr int kL = kLine<T>;
+  static_assert(sizeof(Repeat<T>) <= 3 * simd::kVectorBytes);
 
-  bool several() const { return row_classes_ * column_classes_ > 1; }
+  bool several() const { return rows_.count * columns_.count > 1; }
   index_t taps() const { return spec_.h.kernel * spec_.w.kernel; }
-  int valid_in(index_t unit) const { return static_cast<int>(smaller(result_.channels - unit * kL, kL)); }
+  // Results of a source channel, which are as many units for a line of source channels.
+  index_t repeats() const { return spec_.op == Op::forward ? spec_.multiplier : 1; }
+  static int valid_in(const Image& image, index_t line) {
+    return static_cast<int>(smaller(image.channels - line * kL, kL));
+  }
 
   // From the weights of one vector of channels to the next one's.
   index_t weight_vector() const { return taps() * kLanes<T>; }
 
   // Weights: [vector of channels][tap][lane]; lanes past the last channel are 0. Vectors go innermost: theirs
-  // are adjacent in the filter.
-  void pack_weights() const {
+  // are adjacent in the filter. Whether all are finite.
+  bool pack_weights() const {
     const index_t begin = task_.unit_begin * kL, end = task_.unit_end * kL;
     T* to = packed_;
+    vec<T> probe = {};
     for (index_t t = 0; t < spec_.h.kernel; ++t)
-      for (index_t k = 0; k < spec_.w.kernel; ++k, to += kLanes<T>) pack_tap(spec_.tap(t, k), begin, end, to);
+      for (index_t k = 0; k < spec_.w.kernel; ++k, to += kLanes<T>)
+        probe += pack_tap(spec_.tap(t, k), begin, end, to);
+    return simd::all_zero<T>(probe);
   }
 
-  void pack_tap(index_t tap, index_t begin, index_t end, T* to) const {
+  // The sum of the weights' products with 0.
+  DEPTHWISE_INLINE vec<T> pack_tap(index_t tap, index_t begin, index_t end, T* to) const {
     const S* const from = static_cast<const S*>(task_.operands.b) + tap * result_.channels;
-    for (index_t lane = begin; lane < end; lane += kLanes<T>, to += weight_vector()) {
-      const int valid = static_cast<int>(smaller(result_.channels - lane, kLanes<T>));
-      simd::store(to, valid > 0 ? simd::load_n(from + lane, valid) : vec<T>{});
+    const index_t step = weight_vector(), channels = result_.channels;
+    vec<T> products = {};
+    for (index_t lane = begin; lane < end; lane += kLanes<T>, to += step) {
+      const int valid = static_cast<int>(smaller(channels - lane, kLanes<T>));
+      const vec<T> weights = valid > 0 ? simd::load_n(from + lane, valid) : vec<T>{};
+      products += weights * T(0);
+      simd::store(to, weights);
     }
+    return products;
+  }
+
+  // Where the planes of a line of source channels are, none of whose rows is there yet.
+  void find_sources(index_t line) {
+    sources_ = valid_in(source_, line);
+    const S* const batch = static_cast<const S*>(task_.operands.a) + task_.batch * source_.batch_step;
+    for (int l = 0; l < kL; ++l)
+      planes_[l] = batch + (line * kL + (l < sources_ ? l : sources_ - 1)) * source_.channel_step;
+    loaded_ = several() ? 0 : larger(0, h_.source(h_.stride * task_.row_begin));
   }
 
   // What depends on the unit: its weights, its bias, and where its planes are.
   void find_unit(index_t unit) {
     const index_t lane = unit * kL, batch = task_.batch;
-    valid_ = valid_in(unit);
+    valid_ = valid_in(result_, unit);
     first_ = lane;
     weights_ = packed_ + (unit - task_.unit_begin) * taps() * kL;
-    for (int l = 0; l < kL; ++l) {
-      const index_t output = lane + (l < valid_ ? l : valid_ - 1);
-      const index_t channel = spec_.op == Op::forward ? output / spec_.multiplier : output;
-      planes_[l] = static_cast<const S*>(task_.operands.a) + batch * source_.batch_step +
-                   channel * source_.channel_step;
-    }
+    if (repeats() > 1)
+      for (int v = 0; v < kParts<T>; ++v)
+        repeats_[v] = repeat_from<T>(unit % repeats() * kL + v * kLanes<T>, repeats(), kL);
     results_ = {
         static_cast<S*>(task_.operands.out) + batch * result_.batch_step + lane * result_.channel_step,
         result_.channel_step};
@@ -118,13 +141,29 @@ class Transposed {
     return simd::all_zero<T>(probe);
   }
 
+  // The classes of an axis, of which the first few are found once for all units.
+  struct Classes {
+    static constexpr index_t kKept = 3;
+    const Spec& spec;
+    const depthwise::Axis& axis;
+    const index_t count;
+    AxisClass kept[kKept] = {};
+
+    Classes(const Spec& s, const depthwise::Axis& a)
+        : spec(s), axis(a), count(depthwise::class_count(s.op, a, Dilation::keep)) {
+      for (index_t i = 0; i < smaller(count, kKept); ++i) kept[i] = axis_class(s.op, a, Dilation::keep, i);
+    }
+    AxisClass operator[](index_t i) const {
+      return i < kKept ? kept[i] : axis_class(spec.op, axis, Dilation::keep, i);
+    }
+  };
+
   // Every pair of classes of rows and columns.
   template <class Body>
   void each_class(const Body& body) const {
-    for (index_t r = 0; r < row_classes_; ++r)
-      for (index_t c = 0; c < column_classes_; ++c)
-        body(several() ? axis_class(spec_.op, spec_.h, Dilation::keep, r) : h_,
-             several() ? axis_class(spec_.op, spec_.w, Dilation::keep, c) : w_);
+    if (!several()) return body(h_, w_);
+    for (index_t r = 0; r < rows_.count; ++r)
+      for (index_t c = 0; c < columns_.count; ++c) body(rows_[r], columns_[c]);
   }
 
   // A tap on zeros can make a NaN: then no tap may be left out.
@@ -140,7 +179,7 @@ class Transposed {
   }
 
   void run_classes() {
-    load_rows(0, source_.height);
+    need_rows(source_.height);
     const AxisClass all = all_phases(spec_.w);
     each_class([&](const AxisClass& h, const AxisClass& w) {
       T* const to = sums_ + (h.out_start * result_.width + w.out_start) * kL;
@@ -158,21 +197,22 @@ class Transposed {
   // Blocks of rows: each is finished while it is in the first-level cache, and reads rows that just came
   // there.
   void run_rows() {
-    index_t loaded = larger(0, h_.source(h_.stride * task_.row_begin));
     for (index_t u = task_.row_begin; u < task_.row_end;) {
       const index_t end = smaller(u + task_.tile->rows_at_once, task_.row_end);
       const index_t last = h_.source(h_.stride * (end - 1) + h_.spacing * (h_.taps - 1));
-      const index_t needed = smaller(last + 1, source_.height);
-      if (loaded < needed) load_rows(loaded, needed), loaded = needed;
+      need_rows(smaller(last + 1, source_.height));
       compute(h_, w_, u, end, sums_);
       store_rows(u, end);
       u = end;
     }
   }
 
-  void load_rows(index_t begin, index_t end) const {
-    const index_t width = source_.width;
-    planes_to_lines<S>(planes_, valid_, begin * width, (end - begin) * width, lines_ + begin * width * kL);
+  // Transposes the source rows up to `end` that are not there yet.
+  void need_rows(index_t end) {
+    if (loaded_ >= end) return;
+    const index_t begin = loaded_ * source_.width, pixels = end * source_.width - begin;
+    planes_to_lines<S>(planes_, sources_, begin, pixels, lines_ + begin * kL);
+    loaded_ = end;
   }
 
   void store_rows(index_t begin, index_t end) const {
@@ -202,13 +242,18 @@ class Transposed {
             .columns = w.out_count,
             .channels = (valid_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>,
             .fetch_ahead = 0,
-            .stream = false};
+            .stream = false,
+            .repeats = repeats_};
   }
 
   // Rows [begin, end) of a class; `to` is row `begin`.
   void compute(const AxisClass& h, const AxisClass& w, index_t begin, index_t end, T* to) const {
     const Window<T> window = describe(h, w);
-    compute(h, w, window, DEPTHWISE_SYMBOL(windows)(window, task_.tile->pixels), begin, end, to);
+    const int pixels = task_.tile->pixels;
+    compute(h, w, window,
+            repeats() > 1 ? DEPTHWISE_SYMBOL(repeated_windows)(window, pixels)
+                          : DEPTHWISE_SYMBOL(windows)(window, pixels),
+            begin, end, to);
   }
 
   void compute(const AxisClass& h, const AxisClass& w, const Window<T>& window,
@@ -234,16 +279,17 @@ class Transposed {
   const Spec& spec_;
   const AxisClass& h_;
   const AxisClass& w_;
-  const index_t row_classes_, column_classes_;
+  const Classes rows_, columns_;
   const Image source_, result_;
   const TransposedLayout layout_;
   T *lines_, *sums_, *packed_, *bias_;
+  Repeat<T>* repeats_;
   const T** table_;
   const T* weights_ = nullptr;
   const S* planes_[kL] = {};
   EvenPlanes<S> results_{};
-  index_t first_ = 0;
-  int valid_ = 0;
+  index_t first_ = 0, loaded_ = 0;  // of the results' channels, and the end of the source rows in lines_
+  int valid_ = 0, sources_ = 0;     // channels of the line of results, and of the source's
 };
 
 }  // namespace

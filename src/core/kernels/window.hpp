@@ -54,10 +54,14 @@ struct WindowFunctions {
 
 }  // namespace depthwise
 
-// The loops where source channels are not repeated, compiled once for all sources of an ISA. `pixels` is one
-// of the widths that the plan may choose. Those of phases are for all column phases of a strided gradient
-// together, or null.
+// The loops where source channels are not repeated, and those where they are, compiled once for all sources
+// of an ISA. `pixels` is one of the widths that the plan may choose. Those of phases are for all column
+// phases of a strided gradient together, or null.
 depthwise::WindowFunctions<float> DEPTHWISE_SYMBOL(windows)(const depthwise::Window<float>& b, int pixels);
 depthwise::WindowFunctions<double> DEPTHWISE_SYMBOL(windows)(const depthwise::Window<double>& b, int pixels);
+depthwise::WindowFunctions<float> DEPTHWISE_SYMBOL(repeated_windows)(const depthwise::Window<float>& b,
+                                                                     int pixels);
+depthwise::WindowFunctions<double> DEPTHWISE_SYMBOL(repeated_windows)(const depthwise::Window<double>& b,
+                                                                      int pixels);
 depthwise::WindowFunction<float> DEPTHWISE_SYMBOL(phases)(const depthwise::Window<float>& b, int pixels);
 depthwise::WindowFunction<double> DEPTHWISE_SYMBOL(phases)(const depthwise::Window<double>& b, int pixels);
