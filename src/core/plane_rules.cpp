@@ -34,21 +34,23 @@ index_t transposed_rows(const Problem& p, index_t rows, index_t columns) {
 }
 
 // Whether transposing pays, by measurement, where planes have no tiles of several rows: up to a number of
-// columns, since the outputs of a multiplier fill lanes of their own either way and a single row of taps uses
-// a transposed input little; with AVX2, where classes have few rows, too.
+// columns, fewer under a single row of taps, which uses a transposed input little, and for the few taps of a
+// multiplier, whose results are most of the work; with AVX2, where classes have few rows, too.
 bool transposing_pays_without_tiles(const Spec& spec, const Problem& p, int vector_bytes) {
   struct Limits {
-    index_t taps, columns, repeated, under_row;
+    index_t taps, columns, repeated, few_repeated, under_row;
   };
-  constexpr index_t kFewTaps = 5;
+  constexpr index_t kFewTaps = 5, kLeastRepeated = 2;
   const bool avx2 = vector_bytes == kAvx2Bytes;
   const index_t taps = p.h.taps * p.w.taps, columns = p.w.out_count;
   if (!avx2 && vector_bytes != kLineBytes) return taps >= kFewTaps;
-  const Limits limits = avx2 ? Limits{3, 65, 33, 14} : Limits{4, 75, 56, 33};
-  if (taps < limits.taps) return false;
+  const Limits limits = avx2 ? Limits{3, 65, 33, 20, 14} : Limits{4, 75, 56, 28, 33};
+  const bool repeated = spec.multiplier > 1;
+  if (taps < (repeated ? kLeastRepeated : limits.taps)) return false;
   if (p.h.taps == 1) return columns <= limits.under_row;
   if (avx2 && p.h.out_count < kTileRows) return true;
-  return columns <= (spec.multiplier == 1 ? limits.columns : limits.repeated);
+  if (!repeated) return columns <= limits.columns;
+  return columns <= (taps <= kFewTaps ? limits.few_repeated : limits.repeated);
 }
 
 // The same under dilated taps where planes have such tiles.
