@@ -241,7 +241,8 @@ double direct_cycles(const Spec& s, const Need& h, const Need& w, int vector_byt
     const double cycles = vector_bytes == kLineBytes ? 1.2 : 1.7;  // by measurement, as kMargin
     return cycles * lines * static_cast<double>(s.batch) * h.live * w.live;
   }
-  return lines * (kDirectCycles * h.live * w.live + kPackCycles * static_cast<double>(h.taps * w.taps));
+  const double taps = static_cast<double>(h.taps) * static_cast<double>(w.taps);
+  return lines * (kDirectCycles * h.live * w.live + kPackCycles * taps);
 }
 
 }  // namespace
