@@ -7,6 +7,8 @@
 
 namespace {
 
+using depthwise::larger;
+
 // Pixel p's `channels` adjacent elements between from + p*from_step and to + p*to_step.
 template <int kChannels, class S>
 DEPTHWISE_INLINE void copy_pixels(const S* from, index_t from_step, S* to, index_t to_step, index_t count) {
@@ -58,8 +60,6 @@ bool adjacent_pixels(const Image& image, index_t step) {
   return sizeof(S) == sizeof(compute_t<S>) && image.channel_step == 1 && step == 1;
 }
 
-using depthwise::larger;
-
 // Asks for adjacent elements, which lie too few pages on end for the processor to fetch them by itself.
 template <class S>
 DEPTHWISE_INLINE void fetch_run(const S* from, index_t elements) {
@@ -67,8 +67,8 @@ DEPTHWISE_INLINE void fetch_run(const S* from, index_t elements) {
   for (std::uintptr_t line = begin; line < end; line += depthwise::kLineBytes) simd::fetch(line);
 }
 
-// The rows of several tiles whose positions lie `apart`, from position `left` on, `width` of them.
-struct TileRow {
+// The columns of tiles whose positions lie `apart`, from position `left` on, `width` of them.
+struct TileColumns {
   const AxisClass& w;
   index_t left, width, apart;
   int tiles;
@@ -78,44 +78,29 @@ struct TileRow {
   Range shared() const { return {inside(0).begin, inside(tiles - 1).end}; }
 };
 
-// Brings those positions, of adjacent pixels from `first` on, into lanes where that is faster. Which they
-// are.
-template <class T>
-Range gather_shared(const TileRow& tiles, const LaneBlocks<T>& blocks, index_t channels, const T* first,
-                    T* row) {
-  const Range shared = tiles.shared();
-  const index_t count = shared.end - shared.begin;
-  if (!blocks.fit(tiles.tiles, count)) return {};
-  blocks.gather(first + tiles.w.source(tiles.left + shared.begin) * channels, tiles.apart * channels, count,
-                row + shared.begin * kLine<T>);
-  return shared;
-}
-
-template <class S>
-void fetch_tiles(const TileRow& tiles, index_t channels, const S* first) {
-  const Range shared = tiles.shared();
-  if (shared.begin < shared.end)
-    fetch_run(first + tiles.w.source(tiles.left + shared.begin) * channels,
-              ((tiles.tiles - 1) * tiles.apart + shared.end - shared.begin) * channels);
-}
-
 // load_source for several tiles.
 template <class S, Layout kLayout, class T = compute_t<S>>
 void load_group(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source, const AxisClass& h,
-                const Reach& reach, const TileRow& tiles, const LaneBlocks<T>& blocks, T* plane) {
+                const Reach& reach, const TileColumns& tiles, const LaneBlocks<T>& blocks, T* plane) {
   const Image& image = source.lines.image;
   const AxisClass& w = tiles.w;
-  const bool adjacent = adjacent_pixels<S>(image, w.src_step);
+  const Range shared = tiles.shared();
+  const index_t count = shared.end - shared.begin,
+                first = w.source(tiles.left + shared.begin) * image.channels,
+                apart = tiles.apart * image.channels;
+  const bool adjacent = adjacent_pixels<S>(image, w.src_step) && count > 0,
+             gathers = adjacent && blocks.fit(tiles.tiles, count);
+  const Range gathered = gathers ? shared : Range{};
   planes.load_rows(plane, [&](index_t e, T* row) {
-    const index_t from = reach.row(h, e);
+    const index_t from = reach.row(h, e), next = reach.row(h, e + 2);
     if (from < 0) return false;
     FftPlanes<T>::clear(row, planes.width);
     const S* const image_row = source.lines.data + source.batch * image.batch_step + from * image.row_step;
-    const index_t next = reach.row(h, e + 2);
-    if (adjacent && next >= 0) fetch_tiles(tiles, image.channels, image_row + (next - from) * image.row_step);
-    Range gathered;
+    if (adjacent && next >= 0)
+      fetch_run(image_row + (next - from) * image.row_step + first,
+                (tiles.tiles - 1) * apart + count * image.channels);
     if constexpr (sizeof(S) == sizeof(T))
-      if (adjacent) gathered = gather_shared(tiles, blocks, image.channels, image_row, row);
+      if (gathers) blocks.gather(image_row + first, apart, count, row + shared.begin * kLine<T>);
     for (int g = 0; g < tiles.tiles; ++g) {
       const index_t left = tiles.left + g * tiles.apart;
       const Range columns = tiles.inside(g);

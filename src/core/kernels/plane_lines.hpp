@@ -42,11 +42,8 @@ template <class S>
 DEPTHWISE_INLINE void store_planes_of(const compute_t<S>* from, EvenPlanes<S> planes, int first,
                                       index_t begin, index_t count, Epilogue<compute_t<S>> finish) {
   using T = compute_t<S>;
-  const vec<T> bias = simd::load(finish.bias + first);
-  const Activation activation = finish.activation;
   move_pieces<T>(
-      count,
-      [=](int r, index_t p) { return activate<T>(simd::load(from + (p + r) * kLine<T>) + bias, activation); },
+      count, [=](int r, index_t p) { return finish(simd::load(from + (p + r) * kLine<T>), first); },
       [=](vec<T> row, int r, index_t p) { store_pieces<S>(row, pieces_at(planes, first + r, begin + p)); });
 }
 
