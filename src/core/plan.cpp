@@ -82,6 +82,22 @@ bool degenerate(const Spec& s) {
   return false;
 }
 
+// Sizes and steps beyond every array's: sums that the kernels' rules form of them could overflow. The generic
+// kernel's rule forms none.
+bool vast(const Spec& s) {
+  constexpr double kMostPositions = 0x1p44;  // 64 TiB of float32
+  const auto reach = [](const Axis& a) {
+    return static_cast<double>(a.in) + static_cast<double>(a.pad) +
+           static_cast<double>(a.stride) * static_cast<double>(a.out) +
+           static_cast<double>(a.dilation) * static_cast<double>(a.kernel);
+  };
+  return reach(s.h) * reach(s.w) * static_cast<double>(s.channels) * static_cast<double>(s.multiplier) >
+         kMostPositions;
+}
+
+// Whether no kernel but the generic one is asked, whatever the algorithm.
+bool generic_only(const Spec& s) { return degenerate(s) || vast(s); }
+
 // The most destinations that any class of the axis has.
 index_t class_size(const Spec& spec, const Axis& axis, Dilation dilation) {
   return class_count(spec.op, axis, dilation) > 0 ? axis_class(spec.op, axis, dilation, 0).out_count : 0;
@@ -102,11 +118,11 @@ void cut(Plan& plan) {
 // for.
 std::vector<KernelId> candidates(const Spec& spec, const std::string& kernel) {
   std::vector<KernelId> rows;
-  const bool empty = degenerate(spec), any = empty || spec.algorithm == Algorithm::automatic;
+  const bool generic = generic_only(spec), any = generic || spec.algorithm == Algorithm::automatic;
   for (int i = 0; i < kKernels; ++i) {
     const KernelInfo& info = kInfos[i];
     if (info.op != spec.op || (!kernel.empty() && kernel != info.name)) continue;
-    if (empty && info.name != std::string("generic")) continue;
+    if (generic && info.name != std::string("generic")) continue;
     const bool automatic = any && (info.algorithm != Algorithm::separable || !kernel.empty());
     if (automatic || spec.algorithm == info.algorithm) rows.push_back(static_cast<KernelId>(i));
   }
@@ -197,7 +213,7 @@ std::shared_ptr<const Plan> coarse_plan(const Plan& plan) {
 
 // The plan for filters of rank 1, where "auto" would take it; `all` has the taps that may be left out, too.
 std::shared_ptr<const Plan> separable_plan(const Spec& s, const Spec& all, const std::string& isa) {
-  if (s.algorithm != Algorithm::automatic || s.op == Op::grad_filter || degenerate(s)) return nullptr;
+  if (s.algorithm != Algorithm::automatic || s.op == Op::grad_filter || generic_only(s)) return nullptr;
   Plan plan{.spec = s,
             .kernel = s.op == Op::forward ? KernelId::forward_separable : KernelId::grad_input_separable,
             .isa = &choose_isa(isa)};
@@ -246,7 +262,7 @@ Plan plan_of(const Spec& spec, const Spec& all, const std::string& kernel, const
   if (kernel.empty()) plan.if_separable = separable_plan(spec, all, isa);
   if (reads_all(plan)) return plan;
   // The generic kernel reads borders and integers itself, and does so where there are no patches.
-  if (needs_patches(spec) && !degenerate(spec) && !(is_generic(plan) && !kernel.empty())) {
+  if (needs_patches(spec) && !generic_only(spec) && !(is_generic(plan) && !kernel.empty())) {
     plan.patches = make_patches(plan, kernel);
     if (!plan.patches) {
       choose_kernel(plan, "generic");
