@@ -84,7 +84,8 @@ class SeparablePass {
     reach_ = w_.taps > 0 ? (w_.span(columns_) - 1) * w_.src_step + 1 : 0;
     inside_begin_ = smaller(larger(-first_column_, 0), reach_);
     inside_end_ = larger(inside_begin_, smaller(reach_, w_.src_size - first_column_));
-    sums_at_ = sums_ + (kV - inside_begin_ * pixel_ % kV) % kV;  // aligns what is inside
+    const index_t ahead = narrow_ ? unaligned_head(target(task_.row_begin)) : inside_begin_ * pixel_;
+    sums_at_ = sums_ + (kV - ahead % kV) % kV;  // aligns what tiles load, or what is inside
     if (spec_.border == Border::constant) clear_outside();
   }
 
@@ -155,8 +156,7 @@ class SeparablePass {
   // Every sum adds its taps in order, however many channels a unit has. Where a tap reads what its neighbour
   // reads a tile step further on, they go together.
   void group_taps() {
-    narrow_ = uniform_ && w_.spacing == 1 && w_.stride == 1 && w_.src_step == 1 && w_.taps <= 7 &&
-              w_.taps % 2 == 1 && (pixel_ == 1 || pixel_ == 3);
+    narrow_ = uniform_ && w_.spacing == 1 && w_.stride == 1 && w_.src_step == 1 && is_narrow(pixel_, w_.taps);
     group_count_ = 0;
     for (index_t k = 0; k < w_.taps;) {
       const index_t left = groups_taps_ ? w_.taps - k : 1, count = left >= 4 ? 4 : left >= 2 ? 2 : 1;
@@ -283,16 +283,17 @@ class SeparablePass {
   void sum_row(index_t r, index_t u) {
     const T* x = sums_at_ + r * layout_.pitch;
     if (layout_.split) x = split_row(x);
-    const index_t at = result_at_ + (h_.out_start + h_.out_step * u) * result_.row_step +
-                       (w_.out_start + w_.out_step * column_begin_) * result_.column_step;
     const RowWork<T> b{groups_, group_count_, row_weights_, pattern_, step_};
-    const RowTarget to{finishes_, streams_ && !finishes_, spec_.output,
-                       finishes_ ? results_ : task_.operands.out, finishes_ ? 0 : at};
     if (groups_taps_)
-      run_row<true>(b, x, to);
+      run_row<true>(b, x, target(u));
     else
-      run_row<false>(b, x, to);
-    if (finishes_) finish_row(at);
+      run_row<false>(b, x, target(u));
+    if (finishes_) finish_row(result_index(u));
+  }
+
+  index_t result_index(index_t u) const {
+    return result_at_ + (h_.out_start + h_.out_step * u) * result_.row_step +
+           (w_.out_start + w_.out_step * column_begin_) * result_.column_step;
   }
 
   const T* split_row(const T* x) {
@@ -311,6 +312,11 @@ class SeparablePass {
     void* to;
     index_t at;
   };
+
+  RowTarget target(index_t u) const {
+    if (finishes_) return {true, false, spec_.output, results_, 0};
+    return {false, streams_, spec_.output, task_.operands.out, result_index(u)};
+  }
 
   // Elements before the first that lies at a cache line, where the row is stored as it is summed.
   static index_t unaligned_head(const RowTarget& to) {
@@ -353,22 +359,20 @@ class SeparablePass {
   }
 
   index_t run_narrow_row(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
-    switch (pixel_ * 8 + w_.taps) {
-      case 8 + 3: return run_narrow_tiles<3, 1>(b, x, to, e, n);
-      case 8 + 5: return run_narrow_tiles<5, 1>(b, x, to, e, n);
-      case 8 + 7: return run_narrow_tiles<7, 1>(b, x, to, e, n);
-      case 24 + 3: return run_narrow_tiles<3, 3>(b, x, to, e, n);
-      case 24 + 5: return run_narrow_tiles<5, 3>(b, x, to, e, n);
-      case 24 + 7: return run_narrow_tiles<7, 3>(b, x, to, e, n);
+    switch (pixel_) {
+      case 1: return run_narrow_tiles<1>(b, x, to, e, n);
+      case 2: return run_narrow_tiles<2>(b, x, to, e, n);
+      case 3: return run_narrow_tiles<3>(b, x, to, e, n);
+      case 4: return run_narrow_tiles<4>(b, x, to, e, n);
       default: return e;
     }
   }
 
-  template <int kTaps, int kPixel>
+  template <int kPixel>
   index_t run_narrow_tiles(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
     for (; e + kNarrowVectors * kV <= n; e += kNarrowVectors * kV) {
-      vec<T> acc[kNarrowVectors];
-      narrow_sums<kTaps, kPixel>(x + e, b.weights, acc);
+      vec<T> acc[kNarrowVectors] = {};
+      narrow_sums<kPixel>(x + e, b.weights, w_.taps, acc);
       put_all(to, e, kV, acc);
     }
     return e;

@@ -28,7 +28,7 @@ DEPTHWISE_SHARED SeparableLayout separable_layout(const Spec& spec, const Tile& 
   const index_t columns = larger(1, tile.pixels), span = larger(1, w.span(columns)), step = w.src_step;
   SeparableLayout l{};
   l.reach = (span - 1) * (step < 0 ? -step : step) + 1;
-  l.pitch = whole(l.reach * pixel) + 2 * vector;
+  l.pitch = whole(l.reach * pixel) + 6 * vector;  // tiles load whole vectors
   const index_t taps_reach = (larger(1, w.taps) - 1) * w.spacing;
   l.phases = w.stride < taps_reach + 1 ? w.stride : taps_reach + 1;
   l.segment = whole((columns + taps_reach / w.stride) * pixel) + vector;

@@ -60,30 +60,48 @@ DEPTHWISE_INLINE void store_integers(void* to, index_t at, vec<T> x) {
       __builtin_convertvector((simd::index_vec<T>)x, narrow);
 }
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
-// Neighbouring vectors of bytes: each by itself would take as many instructions as four.
-template <int kVectors>
-DEPTHWISE_INLINE void store_neighbours(char* to, const vec<float> (&x)[kVectors]) {
+#if defined(__AVX512F__)
+inline constexpr bool kPacksBytes = true;
+
+// Four neighbouring vectors of bytes: each by itself would take as many instructions. NaN becomes the least
+// signed, and so 0.
+DEPTHWISE_INLINE void store_neighbours(char* to, const vec<float>* x) {
+  const __m512 most = _mm512_set1_ps(255);
+  const auto rounded = [=](vec<float> y) { return _mm512_cvtps_epi32(_mm512_min_ps(most, (__m512)y)); };
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i words = _mm512_packus_epi32(rounded(x[0]), rounded(x[1])),
+                more = _mm512_packus_epi32(rounded(x[2]), rounded(x[3]));
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(words, more)));
+}
+#elif defined(__AVX2__)
+inline constexpr bool kPacksBytes = true;
+
+// Four neighbouring vectors of bytes: each by itself would take as many instructions.
+DEPTHWISE_INLINE void store_neighbours(char* to, const vec<float>* x) {
   const vec<float> most = simd::broadcast(255.0f);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-#pragma GCC unroll 8
-  for (int v = 0; v < kVectors; v += 4) {
-    const __m256i words = _mm256_packus_epi32(rounded(x[v], most), rounded(x[v + 1], most)),
-                  more = _mm256_packus_epi32(rounded(x[v + 2], most), rounded(x[v + 3], most));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + v * kLanes<float>),
-                        _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, more), order));
-  }
+  const __m256i words = _mm256_packus_epi32(rounded(x[0], most), rounded(x[1], most)),
+                more = _mm256_packus_epi32(rounded(x[2], most), rounded(x[3], most));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, more), order));
 }
+#else
+inline constexpr bool kPacksBytes = false;
+
+DEPTHWISE_INLINE void store_neighbours(char*, const vec<float>*) {}
 #endif
 
 // Vectors of bytes, `step` apart.
 template <int kVectors, class T>
 DEPTHWISE_INLINE void store_bytes(void* to, index_t at, index_t step, const vec<T> (&x)[kVectors]) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  if constexpr (kVectors % 4 == 0 && sizeof(T) == 4) {
-    if (step == kLanes<T>) return store_neighbours(static_cast<char*>(to) + at, x);
+  if constexpr (kPacksBytes && kVectors % 4 == 0 && sizeof(T) == 4) {
+    if (step == kLanes<T>) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; v += 4)
+        store_neighbours(static_cast<char*>(to) + at + v * kLanes<T>, x + v);
+      return;
+    }
   }
-#endif
 #pragma GCC unroll 8
   for (int v = 0; v < kVectors; ++v) store_integers<std::uint8_t, T>(to, at + v * step, x[v]);
 }

@@ -1,6 +1,8 @@
 // The two passes of the separable kernel on what registers hold: sums down the columns, and along a row.
 #pragma once
 
+#include <utility>
+
 #include "../simd.hpp"
 #include "../spec.hpp"
 
@@ -185,12 +187,14 @@ DEPTHWISE_INLINE void row_sums(const RowWork<T>& b, const T* x, const T* weights
   }
 }
 
-// ---- along a row of few channels, with few taps
-// ------------------------------------------------------------------
+// ---- along a row of few channels
+// ---------------------------------------------------------------------------------
 
-// kNarrowVectors neighbouring sums of kTaps taps that are kPixel elements apart.
+// kNarrowVectors neighbouring sums of taps that are kPixel elements apart: narrow_sums() where is_narrow().
 #if defined(__AVX512F__)
-inline constexpr int kNarrowVectors = 4;
+inline constexpr int kNarrowVectors = 8;
+
+DEPTHWISE_INLINE bool is_narrow(index_t pixel, index_t) { return pixel <= 4; }
 
 template <int kLanesOff>
 DEPTHWISE_INLINE vec<float> shifted(vec<float> low, vec<float> high) {
@@ -198,37 +202,55 @@ DEPTHWISE_INLINE vec<float> shifted(vec<float> low, vec<float> high) {
   return (vec<float>)_mm512_alignr_epi32((__m512i)high, (__m512i)low, kLanesOff);
 }
 
-template <int kTaps, int kPixel, int kTap = 0>
-DEPTHWISE_INLINE vec<float> shifted_sum(const vec<float>* x, const vec<float>* w, vec<float> acc) {
+// Loads that straddle cache lines are dearer than shifts of what was loaded, which have a unit of their own:
+// half of the taps go each way, at the same time.
+template <int kPixel, int kTap>
+DEPTHWISE_INLINE void add_narrow_tap(const float* x, const vec<float>* loaded, vec<float> w,
+                                     vec<float> (&acc)[kNarrowVectors]) {
   constexpr int V = kLanes<float>, at = kTap * kPixel;
-  if constexpr (kTap == kTaps) {
-    return acc;
-  } else {
-    acc = simd::fma(shifted<at % V>(x[at / V], x[at / V + 1]), w[kTap], acc);
-    return shifted_sum<kTaps, kPixel, kTap + 1>(x, w, acc);
+#pragma GCC unroll 8
+  for (int v = 0; v < kNarrowVectors; ++v) {
+    if constexpr (kTap % 2 == 0)
+      acc[v] = simd::fma(shifted<at % V>(loaded[at / V + v], loaded[at / V + v + 1]), w, acc[v]);
+    else
+      acc[v] = simd::fma(simd::load(x + at + v * V), w, acc[v]);
   }
 }
 
-// Loads that straddle cache lines are dearer than shifts of what was loaded.
-template <int kTaps, int kPixel>
-DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, vec<float> (&acc)[kNarrowVectors]) {
-  constexpr int V = kLanes<float>, more = ((kTaps - 1) * kPixel + V - 1) / V;
-  vec<float> loaded[kNarrowVectors + more + 1], w[kTaps];
-#pragma GCC unroll 8
-  for (int k = 0; k < kTaps; ++k) w[k] = simd::broadcast(weights[k]);
+// Taps that move on by whole vectors, or the first `taps` of them.
+template <int kPixel, int... kTap>
+DEPTHWISE_INLINE void add_narrow_taps(const float* x, const float* weights, index_t taps,
+                                      vec<float> (&acc)[kNarrowVectors],
+                                      std::integer_sequence<int, kTap...>) {
+  constexpr int V = kLanes<float>;
+  vec<float> loaded[kNarrowVectors + kPixel + 1];
 #pragma GCC unroll 16
-  for (int v = 0; v < kNarrowVectors + more; ++v) loaded[v] = simd::load(x + v * V);
-  loaded[kNarrowVectors + more] = vec<float>{};
-#pragma GCC unroll 8
-  for (int v = 0; v < kNarrowVectors; ++v) acc[v] = shifted_sum<kTaps, kPixel>(loaded + v, w, vec<float>{});
+  for (int v = 0; v < kNarrowVectors + kPixel; ++v) loaded[v] = simd::load(x + v * V);
+  loaded[kNarrowVectors + kPixel] = vec<float>{};  // of which no tap reads
+  const auto add = [&](auto tap) __attribute__((always_inline)) {
+    add_narrow_tap<kPixel, tap>(x, loaded, simd::broadcast(weights[tap]), acc);
+    return true;
+  };
+  (void)(... && (kTap < taps && add(std::integral_constant<int, kTap>{})));
+}
+
+template <int kPixel>
+DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, index_t taps,
+                                  vec<float> (&acc)[kNarrowVectors]) {
+  constexpr int V = kLanes<float>;
+  for (index_t k = 0; k < taps; k += V)
+    add_narrow_taps<kPixel>(x + k * kPixel, weights + k, taps - k, acc, std::make_integer_sequence<int, V>{});
 }
 #else
 inline constexpr int kNarrowVectors = 8;
 
+DEPTHWISE_INLINE bool is_narrow(index_t pixel, index_t taps) {
+  return (pixel == 1 || pixel == 3) && (taps == 3 || taps == 5 || taps == 7);
+}
+
 template <int kTaps, int kPixel>
-DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, vec<float> (&acc)[kNarrowVectors]) {
-#pragma GCC unroll 8
-  for (int v = 0; v < kNarrowVectors; ++v) acc[v] = vec<float>{};
+DEPTHWISE_INLINE void narrow_sums_of(const float* x, const float* weights,
+                                     vec<float> (&acc)[kNarrowVectors]) {
 #pragma GCC unroll 8
   for (int k = 0; k < kTaps; ++k) {
     const vec<float> w = simd::broadcast(weights[k]);
@@ -236,6 +258,14 @@ DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, vec<floa
     for (int v = 0; v < kNarrowVectors; ++v)
       acc[v] = simd::fma(simd::load(x + k * kPixel + v * kLanes<float>), w, acc[v]);
   }
+}
+
+template <int kPixel>
+DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, index_t taps,
+                                  vec<float> (&acc)[kNarrowVectors]) {
+  if (taps == 3) return narrow_sums_of<3, kPixel>(x, weights, acc);
+  if (taps == 5) return narrow_sums_of<5, kPixel>(x, weights, acc);
+  narrow_sums_of<7, kPixel>(x, weights, acc);
 }
 #endif
 
