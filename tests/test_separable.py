@@ -101,6 +101,26 @@ def test_channels_have_the_same_bits_alone(rng, kernel, shared, layout, dtype):
                 assert same_bits(alone, among[at]), (channels, keywords)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("taps", [2, 7, 16, 17, 32, 41])
+def test_long_rows_of_few_channels(rng, taps, channels):
+    """Tiles of rows load, and shift, more than their taps read: of what lies beyond, nothing may show."""
+    column, row = rng.integers(-3, 4, (3, 1)), rng.integers(-1, 2, taps)
+    column[1], row[0] = 3, 1  # so that the factors, too, are integers
+    filter = np.broadcast_to((column * row)[:, :, None, None], (3, taps, channels, 1)).astype("float32")
+    x = rng.integers(0, 200, (1, 11, 400 // channels, channels)).astype("float32")
+    x[:, 9:] = np.nan
+    x[:, :, -1] = np.inf
+    expected = reference.conv2d(x[:, :9, :-1], filter, padding="VALID")
+    height, width = expected.shape[1:3]
+    for dtype in (None, "uint8"):
+        image = x if dtype is None else np.nan_to_num(x, posinf=0).astype(dtype)
+        result = depthwise.conv2d(image, filter, padding="VALID", dtype=dtype, algorithm="separable")
+        assert _native.last_run()["kernel"] == "separable"
+        sums = expected if dtype is None else expected.clip(0, 255)
+        np.testing.assert_array_equal(result[:, :height, :width], sums)  # sums of small integers are exact
+
+
 @pytest.mark.parametrize("border", ["constant", "reflect", "symmetric", "edge", "wrap"])
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
 def test_integers_and_borders(rng, border, dtype):
@@ -150,8 +170,12 @@ def test_auto_takes_the_factors_where_they_pay_and_direct_never(rng):
     ("shape", "taps", "keywords", "pays"),
     [
         ((1, 512, 512, 3), 5, {}, True),
-        ((1, 512, 512, 3), 3, {}, False),
-        ((1, 512, 512, 3), 3, {"border": "reflect"}, False),
+        ((1, 512, 512, 3), 3, {}, True),
+        ((1, 512, 512, 3), 3, {"border": "reflect"}, True),
+        ((1, 64, 64, 3), 3, {}, False),
+        ((1, 512, 512, 3), 3, {"dilation": 2}, False),
+        ((1, 112, 112, 32), 3, {}, False),
+        ((1, 512, 512, 64), 3, {}, True),
         ((1, 3, 512, 512), 3, {"layout": "NCHW"}, True),
         ((1, 512, 512, 3), 5, {"stride": 2}, False),
         ((1, 28, 28, 240), 7, {}, True),
@@ -161,7 +185,7 @@ def test_auto_takes_the_factors_where_they_pay_and_direct_never(rng):
     ],
 )
 def test_auto_looks_for_factors_where_two_passes_are_faster(shape, taps, keywords, pays):
-    """Planes of few pixels, and 3x3 taps, take a tenth of the time in one pass."""
+    """Planes of few pixels, and 3x3 taps of many channels, take less time in one pass."""
     channels = shape[1] if keywords.get("layout") == "NCHW" else shape[3]
     plan = depthwise.plan(shape, (taps, taps, channels, 1), padding="SAME", **keywords)
     assert ("separable instead" in plan.reason) == pays

@@ -32,17 +32,23 @@ void separable_columns(const Spec& spec, const Problem& p, Tile& tile) {
   if (rows * row <= caches().l2 / 2) tile.columns = p.w.out_count;
 }
 
+bool dense(const Axis& a) { return a.stride == 1 && a.dilation == 1; }
+
 // How many times the multiply-adds of two passes a single one must take, by measurement, for planes of so
 // many results. The fewer they are, the shorter the rows that two passes sum, where one pass has channels in
-// its lanes; it transposes NCHW planes to have them there, unless channels are few. Beyond the caches, whole
-// lines of channels are read faster than they are summed twice.
+// its lanes; it transposes NCHW planes to have them there, unless channels are few. Pixels of few channels
+// are no more than rows to either, and two passes find what a border shows, and convert integers, as they
+// load. Beyond the caches, whole lines of channels are read faster than they are summed twice, unless the
+// results are so many that they go past the caches.
 double least_saving(const Spec& spec, index_t results, double pixels) {
   constexpr double kImage = 1 << 18;
   const bool lines = spec.channels * compute_bytes(spec.dtype) >= kLineBytes;
   if (spec.layout == Layout::nchw)
     return lines ? 2.1 + 3500 / pixels : pixels < kImage ? 2.1 + 1500 / pixels : 1.4;
-  const bool beyond = 2 * results * dtype_bytes(spec.dtype) > kCachedBytes;
-  return std::max(lines && beyond ? 3.4 : 0, 2 + 1000 / pixels);
+  const index_t bytes = results * dtype_bytes(spec.dtype);
+  const bool image = spec.op == Op::forward && dense(spec.h) && dense(spec.w);
+  if (image && (!lines || bytes > kStreamedBytes)) return 1.4 + 1600 / pixels;
+  return std::max(lines && 2 * bytes > kCachedBytes ? 2.4 : 0, 2 + 1000 / pixels);
 }
 
 }  // namespace

@@ -14,6 +14,7 @@ using depthwise::AxisClass;
 using depthwise::Border;
 using depthwise::FactorView;
 using depthwise::kSeparableRows;
+using depthwise::kStreamedBytes;
 using depthwise::larger;
 using depthwise::map_border;
 using depthwise::Op;
@@ -117,8 +118,6 @@ class SeparablePass {
 
   void load_weights() {
     uniform_ = factors_.shared || pixel_ == 1;
-    // A result that no cache holds until it is read.
-    constexpr index_t kStreamedBytes = index_t{24} << 20;
     const index_t elements = spec_.op == Op::grad_input ? spec_.input_elements() : spec_.output_elements();
     streams_ = uniform_ && spec_.output == Storage::same && sizeof(S) == sizeof(T) &&
                elements * static_cast<index_t>(sizeof(S)) > kStreamedBytes;

@@ -8,6 +8,9 @@ namespace depthwise {
 // Output rows that are computed together, and bytes of the widest vector of any ISA.
 inline constexpr index_t kSeparableRows = 8, kSeparableVector = 64;
 
+// A result that no cache holds until it is read goes past them.
+inline constexpr index_t kStreamedBytes = index_t{24} << 20;
+
 // Counts in elements of the compute type, but for the zero row.
 struct SeparableLayout {
   index_t reach;    // neighbouring source columns under a block of outputs
