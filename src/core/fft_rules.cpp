@@ -188,10 +188,11 @@ int lane_group(const Spec& s, index_t columns) {
 }
 
 // How much longer it takes where a plane, which is read and written by rows and by columns, does not fit into
-// the cache: by measurement, little where tiles share the lanes, and so a single spectrum.
+// the cache: by measurement, little where tiles share the lanes, and so a single spectrum. With a border,
+// small scratch counts for more than that.
 double beyond_cache(const Spec& s, index_t bytes, index_t cached, int group) {
   if (bytes <= cached) return 1;
-  if (s.op == Op::grad_filter) return 1.6;
+  if (s.op == Op::grad_filter || s.border != Border::constant) return 1.6;
   return std::pow(static_cast<double>(bytes) / static_cast<double>(cached), group > 1 ? 0.1 : 0.3);
 }
 
