@@ -191,9 +191,9 @@ DEPTHWISE_INLINE void row_sums(const RowWork<T>& b, const T* x, const T* weights
 // ---------------------------------------------------------------------------------
 
 // kNarrowVectors neighbouring sums of taps that are kPixel elements apart: narrow_sums() where is_narrow().
-#if defined(__AVX512F__)
 inline constexpr int kNarrowVectors = 8;
 
+#if defined(__AVX512F__)
 DEPTHWISE_INLINE bool is_narrow(index_t pixel, index_t) { return pixel <= 4; }
 
 template <int kLanesOff>
@@ -242,8 +242,6 @@ DEPTHWISE_INLINE void narrow_sums(const float* x, const float* weights, index_t 
     add_narrow_taps<kPixel>(x + k * kPixel, weights + k, taps - k, acc, std::make_integer_sequence<int, V>{});
 }
 #else
-inline constexpr int kNarrowVectors = 8;
-
 DEPTHWISE_INLINE bool is_narrow(index_t pixel, index_t taps) {
   return (pixel == 1 || pixel == 3) && (taps == 3 || taps == 5 || taps == 7);
 }
