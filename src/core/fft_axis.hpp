@@ -9,10 +9,12 @@ inline constexpr int kFftRadices[] = {10, 9, 8, 6, 5, 4, 3, 2};
 inline constexpr int kMaxPasses = 12;
 inline constexpr index_t kLongestFft = 2048;
 
-// Positions of one axis that a tile transforms. Position e of a tile whose first output is u0 is the class's
-// position stride*u0 + first_tap + e; output u of it ends at e = stride*(u - u0).
+// Positions of one axis that a tile transforms or, without passes, sums tap by tap. Position e of a tile
+// whose first output is u0 is the class's position stride*u0 + first_tap + e; output u of it ends at e =
+// stride*(u - u0).
 struct FftAxis {
-  index_t size = 0;  // of the transform, at least what a tile reads, less what wraps onto zeros
+  index_t size =
+      0;  // of the transform, at least what a tile reads, less what wraps onto zeros; else all of it
   index_t first_tap =
       0;  // of the class: those before it, and those after the next `taps`, never meet the image
   index_t taps = 0;
@@ -21,6 +23,9 @@ struct FftAxis {
   // Of 2*size elements for each pass: see fft_tables.hpp.
   const float* roots_f32 = nullptr;
   const double* roots_f64 = nullptr;
+
+  // always_inline: kernels are compiled with other flags and must not share an emitted copy.
+  __attribute__((always_inline)) bool transformed() const { return passes > 0; }
 };
 
 }  // namespace depthwise

@@ -23,6 +23,8 @@ constexpr double kDirectCycles = 1.15, kPackCycles = 16;
 // ISAs that is within 0.7% of the better of both in the mean.
 constexpr double kMargin = 1.7;
 constexpr double kSplitCycles = 5, kMultiplyCycles = 6;
+// For a tap and a frequency of a row that is not transformed along the other direction.
+constexpr double kTapCycles = 4;
 
 // A length whose factors are radices, and what its transform costs.
 struct Length {
@@ -130,10 +132,12 @@ Need need(const Spec& s, const Axis& axis) {
 
 // One length for the tiles of an axis.
 struct Cut {
-  const Length* length;
-  index_t outputs, tiles;
+  FftAxis axis;
+  double cycles = 0;  // of a transform
+  index_t outputs = 0, tiles = 0;
 };
 
+// None that is longer than another of as many tiles without costing less.
 std::vector<Cut> cuts(const Need& need) {
   std::vector<Cut> found;
   const index_t span = need.stride * (need.outputs - 1) + need.taps;
@@ -145,10 +149,26 @@ std::vector<Cut> cuts(const Need& need) {
                                             : (n - need.taps) / need.stride + 1;
     if (outputs <= 0) continue;
     const index_t tiles = ceil_div(need.outputs, outputs);
-    found.push_back({&length, ceil_div(need.outputs, tiles), tiles});
+    if (found.empty() || found.back().tiles != tiles || length.cycles < found.back().cycles)
+      found.push_back({length.axis, length.cycles, ceil_div(need.outputs, tiles), tiles});
     if (n >= single || n >= 8 * need.taps + 256) break;
   }
   return found;
+}
+
+// For an axis that is summed tap by tap: halves of it, and halves of these.
+std::vector<Cut> halves(const Need& need) {
+  constexpr index_t kMostTaps = 31, kLeastOutputs = 8, kMostPositions = 1 << 16;
+  std::vector<Cut> found;
+  if (need.taps > kMostTaps) return found;
+  for (index_t tiles = 1;; tiles *= 2) {
+    const index_t outputs = ceil_div(need.outputs, tiles);
+    FftAxis axis;
+    axis.size = need.stride * (outputs - 1) + need.taps;
+    axis.taps = need.taps;
+    if (axis.size <= kMostPositions) found.push_back({axis, 0, outputs, ceil_div(need.outputs, outputs)});
+    if (outputs <= kLeastOutputs) return found;
+  }
 }
 
 // Cycles of a line of channels, for each tile and once for each unit.
@@ -157,12 +177,14 @@ struct Work {
 };
 
 Work work(const Spec& s, const Need& need_h, const Cut& h, const Cut& w) {
-  const double columns = static_cast<double>(w.length->axis.size / 2 + 1),
-               height = static_cast<double>(h.length->axis.size);
-  const double row = w.length->cycles / 2 + kSplitCycles * columns;  // two are transformed at once
-  const double column_pass = columns * h.length->cycles, multiply = columns * height * kMultiplyCycles;
-  const double loaded = static_cast<double>(std::min(h.length->axis.size, need_h.rows + 1)) * row,
-               outputs = static_cast<double>(h.outputs) * row, taps = static_cast<double>(need_h.taps) * row;
+  const double columns = static_cast<double>(w.axis.size / 2 + 1), rows = static_cast<double>(h.outputs);
+  const double row = w.cycles / 2 + kSplitCycles * columns;  // two are transformed at once
+  const double column_pass = columns * h.cycles;
+  const double multiply =
+      columns * (h.axis.transformed() ? static_cast<double>(h.axis.size) * kMultiplyCycles
+                                      : rows * static_cast<double>(need_h.taps) * kTapCycles);
+  const double loaded = static_cast<double>(std::min(h.axis.size, need_h.rows + 1)) * row,
+               outputs = rows * row, taps = static_cast<double>(need_h.taps) * row;
   const double forth = loaded + column_pass;
   if (s.op == Op::grad_filter) return {forth + outputs + column_pass + multiply, column_pass + taps};
   const double sources = s.op == Op::grad_input ? static_cast<double>(s.multiplier) : 1;
@@ -170,10 +192,10 @@ Work work(const Spec& s, const Need& need_h, const Cut& h, const Cut& w) {
 }
 
 FftAxis axis_of(const Need& need, const Cut& cut) {
-  FftAxis axis = cut.length->axis;
+  FftAxis axis = cut.axis;
   axis.first_tap = need.first_tap;
   axis.taps = need.taps;
-  find_roots(axis);
+  if (axis.transformed()) find_roots(axis);
   return axis;
 }
 
@@ -196,49 +218,97 @@ double beyond_cache(const Spec& s, index_t bytes, index_t cached, int group) {
   return std::pow(static_cast<double>(bytes) / static_cast<double>(cached), group > 1 ? 0.1 : 0.3);
 }
 
-struct Choice {
-  Cut h{}, w{};
-  double cycles = 0;  // of one line of channels
-  bool shared = false;
-};
-
 index_t sources(const Spec& s) { return s.op == Op::grad_input ? s.multiplier : 1; }
 
-// The filter's plane is there even where the filter comes prepared: not every caller prepares it.
-index_t scratch_bytes(const Spec& s, const FftLayout& l) {
-  return fft_scratch_bytes(l, s.op == Op::grad_filter ? 3 : 2 + (sources(s) > 1));
+// `spectra`: of the filter, none where all tiles share one that is made first.
+index_t scratch_bytes(const Spec& s, const FftLayout& l, index_t spectra) {
+  return s.op == Op::grad_filter ? fft_scratch_bytes(l, 3, 0)
+                                 : fft_scratch_bytes(l, 1 + (sources(s) > 1), spectra);
 }
 
+// The axes as the transforms see them: `h` across them, `w` along.
+struct Axes {
+  Need h, w;
+  bool turned = false;
+
+  index_t classes() const { return h.classes * w.classes; }
+};
+
+struct Cost {
+  double cycles = 0;  // of one line of channels
+  index_t scratch_bytes = 0, unprepared_scratch_bytes = 0;
+  int group = 1;
+  bool shared = false;  // one spectrum for all tiles
+};
+
+struct Choice {
+  Axes axes{};
+  Cut h{}, w{};
+  Cost cost{};
+};
+
 // An image's bits must not depend on how many images follow it, so the choice does not know the batch.
-Choice choose(const Spec& s, const Need& h, const Need& w, index_t units) {
-  Choice best;
+Cost assess(const Spec& s, const Axes& axes, const Cut& h, const Cut& w, index_t units) {
   // With a border, scratch stays as small as the direct kernels', however small the cache.
   const index_t cached = s.border == Border::constant ? caches().l2 : std::max(caches().l2, kMaxScratchBytes);
-  const std::vector<Cut> rows = cuts(h), columns = cuts(w);
-  for (const Cut& r : rows)
-    for (const Cut& c : columns) {
-      const index_t images = s.op == Op::grad_filter ? s.batch : 1;
-      const int group = lane_group(s, c.tiles);
-      const index_t tiles = images * h.classes * w.classes * r.tiles * ceil_div(c.tiles, group);
-      const FftLayout l = fft_layout(r.length->axis, c.length->axis);
-      const bool shareable = s.op != Op::grad_filter && one_spectrum(s) &&
-                             units * sources(s) * l.plane * kLineBytes <= kMaxSpectraBytes;
-      const Work cost = work(s, h, r, c);
-      const bool once = shareable || s.op == Op::grad_filter;
-      double cycles =
-          static_cast<double>(tiles) * cost.tile + (once ? 1.0 : static_cast<double>(tiles)) * cost.unit;
-      const index_t bytes = scratch_bytes(s, l);
-      cycles *= beyond_cache(s, bytes, cached, group);
-      if (group > 1) cycles *= 1.2;  // to bring pixels into lanes and back
-      if (bytes > kMaxFftScratchBytes || (best.cycles > 0 && best.cycles <= cycles)) continue;
-      best = {r, c, cycles, shareable && (s.batch > 1 || tiles > 1)};
+  const index_t images = s.op == Op::grad_filter ? s.batch : 1;
+  Cost c;
+  c.group = axes.turned ? 1 : lane_group(s, w.tiles);
+  const index_t tiles = images * axes.classes() * h.tiles * ceil_div(w.tiles, c.group);
+  const FftLayout l = fft_layout(h.axis, w.axis);
+  c.shared = s.op != Op::grad_filter && one_spectrum(s) &&
+             units * sources(s) * l.filter * kLineBytes <= kMaxSpectraBytes;
+  const Work cycles = work(s, axes.h, h, w);
+  const bool once = c.shared || s.op == Op::grad_filter;
+  c.cycles = static_cast<double>(tiles) * cycles.tile + (once ? 1 : static_cast<double>(tiles)) * cycles.unit;
+  const bool prepared = c.shared && tiles > 1;
+  c.scratch_bytes = scratch_bytes(s, l, prepared ? 0 : 1);
+  if (prepared) c.unprepared_scratch_bytes = l.filter * kLineBytes;
+  c.cycles *= beyond_cache(s, c.scratch_bytes, cached, c.group);
+  if (c.group > 1) c.cycles *= 1.2;  // to bring pixels into lanes and back
+  c.shared = c.shared && (s.batch > 1 || tiles > 1);
+  return c;
+}
+
+void choose(const Spec& s, const Axes& axes, const std::vector<Cut>& rows, index_t units, Choice& best) {
+  const std::vector<Cut> columns = cuts(axes.w);
+  Cost least = best.cost;
+  const Cut *best_h = nullptr, *best_w = nullptr;
+  for (const Cut& h : rows)
+    for (const Cut& w : columns) {
+      const Cost cost = assess(s, axes, h, w, units);
+      if (cost.scratch_bytes > kMaxFftScratchBytes || (least.cycles > 0 && least.cycles <= cost.cycles))
+        continue;
+      least = cost, best_h = &h, best_w = &w;
     }
+  if (best_h) best = {axes, *best_h, *best_w, least};
+}
+
+// Both directions transformed, or the one with more taps and the other summed tap by tap; down the columns of
+// NCHW neither loads nor stores are of vectors.
+Choice choose(const Spec& s, const Need& h, const Need& w, index_t units) {
+  Choice best;
+  choose(s, {h, w}, cuts(h), units, best);
+  if (s.op == Op::grad_filter) return best;
+  if (h.taps <= w.taps)
+    choose(s, {h, w}, halves(h), units, best);
+  else if (s.layout == Layout::nhwc)
+    choose(s, {w, h, true}, halves(w), units, best);
   return best;
 }
 
+void set_tile(const Choice& c, Tile& tile) {
+  tile.fft_h = axis_of(c.axes.h, c.h), tile.fft_w = axis_of(c.axes.w, c.w);
+  tile.turned = c.axes.turned;
+  tile.group = c.cost.group;
+  const index_t rows = c.h.outputs, columns = c.w.outputs * c.cost.group;
+  tile.rows = c.axes.turned ? columns : rows;
+  tile.columns = c.axes.turned ? rows : columns;
+}
+
 // Tasks by units where there are many, else by parts of the blocks too.
-void share_blocks(const Spec& s, const Need& h, const Need& w, const Choice& best, Rule& r) {
-  r.blocks = s.batch * h.classes * w.classes * best.h.tiles * best.w.tiles;
+void share_blocks(const Spec& s, const Choice& best, Rule& r) {
+  r.blocks = s.batch * best.axes.classes() * best.h.tiles * best.w.tiles;
   r.sums_bytes = fft_layout(r.tile.fft_h, r.tile.fft_w).plane * kLineBytes;
   r.parts = std::clamp<index_t>(ceil_div(kTasks, r.units), 1, r.blocks);
   r.parts = std::clamp<index_t>(kMaxSpectraBytes / (r.units * r.sums_bytes), 1, r.parts);
@@ -270,25 +340,24 @@ Rule fft_rule(const Spec& s, Layout layout, int vector_bytes) {
   r.units = ceil_div(channels, line);
   r.columns = Dilation::split;
   const Choice best = choose(s, h, w, r.units);
-  if (best.cycles == 0) {
+  if (best.cost.cycles == 0) {
     r.refusal = "the transform of a tile that holds the kernel needs too much memory";
     return r;
   }
-  r.tile.fft_h = axis_of(h, best.h), r.tile.fft_w = axis_of(w, best.w);
-  r.tile.group = lane_group(s, best.w.tiles);
-  r.tile.rows = best.h.outputs, r.tile.columns = best.w.outputs * r.tile.group;
+  set_tile(best, r.tile);
   const FftLayout l = fft_layout(r.tile.fft_h, r.tile.fft_w);
-  r.scratch_bytes = scratch_bytes(s, l);
+  r.scratch_bytes = best.cost.scratch_bytes;
+  r.unprepared_scratch_bytes = best.cost.unprepared_scratch_bytes;
   if (s.op == Op::grad_filter)
-    share_blocks(s, h, w, best, r);
+    share_blocks(s, best, r);
   else if (one_spectrum(s))
-    r.prepared_bytes = sources(s) * l.plane * kLineBytes;
-  r.prepare = best.shared;
+    r.prepared_bytes = sources(s) * l.filter * kLineBytes;
+  r.prepare = best.cost.shared;
   r.applies = true;
   // What takes microseconds anyway is not worth a weaker bound.
   constexpr double kLeastCycles = 50'000;
   const double direct = direct_cycles(s, h, w, vector_bytes),
-               cycles = best.cycles * static_cast<double>(r.units);
+               cycles = best.cost.cycles * static_cast<double>(r.units);
   r.preferred = s.dtype != DType::f64 && direct > kLeastCycles && kMargin * cycles < direct;
   return r;
 }

@@ -278,8 +278,8 @@ bool plan_pieces(Patches& p, const std::string& kernel) {
           const Plan* plan = p.find(piece);
           if (!plan && p.plans.size() == kMostPlans) return false;
           if (!plan) plan = &p.plans.emplace_back(plan_piece(piece, *p.isa, kernel));
-          p.scratch_bytes =
-              std::max(p.scratch_bytes, p.layout(s, p.channels).kernel + plan->rule.scratch_bytes);
+          const index_t kernel = plan->rule.scratch_bytes + plan->rule.unprepared_scratch_bytes;
+          p.scratch_bytes = std::max(p.scratch_bytes, p.layout(s, p.channels).kernel + kernel);
         }
   }
   return true;

@@ -30,9 +30,11 @@ struct Rule {
   index_t most_rows = 0;
   // Filter gradient: blocks of positions, tasks that share a unit's, and bytes of a unit's sums.
   index_t blocks = 0, parts = 1, sums_bytes = 0;
-  // What a kernel can compute from the filter beforehand: bytes for a unit, and whether a call should.
+  // What a kernel can compute from the filter beforehand: bytes for a unit, whether a call should, and the
+  // scratch that a task needs more for which none did.
   index_t prepared_bytes = 0;
   bool prepare = false;
+  index_t unprepared_scratch_bytes = 0;
   const char* reason = "";   // why it should
   const char* refusal = "";  // why it does not apply
 };

@@ -36,7 +36,8 @@ struct Tile {
   bool whole_lines = false;  // direct kernel: tiles of kLinePixels, or of one, and of all vectors of a line
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
   index_t channels = 1;  // separable kernel: channels of a unit
-  FftAxis fft_h, fft_w;  // FFT kernels: the transforms of a tile
+  FftAxis fft_h, fft_w;  // FFT kernels: the transforms of a tile; that of `fft_w` always is one
+  bool turned = false;   // FFT kernels: `fft_w` lies along the image's columns
   int group = 1;         // FFT kernels: tiles side by side that share the lanes, channels adjacent in each
 };
 

@@ -1,5 +1,7 @@
 // Convolution by Fourier transforms, channels in the vector lanes: a task transforms one tile of a line of
-// channels, multiplies it by the filter's spectrum, and transforms it back.
+// channels, multiplies it by the filter's spectrum, and transforms it back. Of kernels that are short in one
+// direction only the other is transformed. Rows are those of the transforms: of tiles that lie turned, the
+// image's columns.
 //
 // The tile is a circular convolution that is long enough for what wraps around to meet zeros only
 // (overlap-save; at the image's border these zeros are its padding). A value that is not finite spreads over
@@ -8,34 +10,51 @@
 #pragma once
 
 #include "fft_group.hpp"
+#include "fft_taps.hpp"
 #include "generic.hpp"
 
 namespace {
+
+// The same with rows and columns exchanged.
+inline Task turned(const Task& task) {
+  Task t = task;
+  t.h = task.w, t.w = task.h;
+  t.row_begin = task.column_begin, t.row_end = task.column_end;
+  t.column_begin = task.row_begin, t.column_end = task.row_end;
+  return t;
+}
+inline Image turned(const Image& image) {
+  Image t = image;
+  t.height = image.width, t.width = image.height;
+  t.row_step = image.column_step, t.column_step = image.row_step;
+  return t;
+}
 
 template <class S, Layout kLayout>
 class Fft {
  public:
   explicit Fft(const Task& task)
-      : task_(task),
+      : whole_(task),
+        task_(task.tile->turned ? turned(task) : task),
         spec_(*task.spec),
-        h_(task.h),
-        w_(task.w),
+        h_(task_.h),
+        w_(task_.w),
         source_{static_cast<const S*>(task.operands.a),
-                spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_), lanes_of(spec_),
-                spec_.multiplier},
+                as_rows(spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_)),
+                lanes_of(spec_), spec_.multiplier},
         filter_(filter_of(task)),
-        result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
+        result_(as_rows(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_))),
         group_(task.tile->group),
-        apart_(task.tile->columns / group_),
+        apart_(columns_apart()),
         tiles_(
-            static_cast<int>(smaller(group_, (task.column_end - task.column_begin + apart_ - 1) / apart_))),
+            static_cast<int>(smaller(group_, (task_.column_end - task_.column_begin + apart_ - 1) / apart_))),
         sources_(spec_.op == Op::grad_input ? spec_.multiplier : 1),
         taps_h_(live_taps(task.tile->fft_h, h_)),
         taps_w_(live_taps(task.tile->fft_w, w_)),
         at_(reinterpret_cast<T*>(task.scratch)),
         planes_(task.tile->fft_h, task.tile->fft_w, fft_layout(task.tile->fft_h, task.tile->fft_w), at_),
         plane_(planes_.take(at_, planes_.layout.plane)),
-        filter_plane_(task.prepared || task.prepare_to ? nullptr : planes_.take(at_, planes_.layout.plane)),
+        filter_plane_(task.prepared || task.prepare_to ? nullptr : planes_.take(at_, planes_.layout.filter)),
         filter_line_(planes_.take(at_, planes_.layout.buffer)),
         sum_(sources_ > 1 ? planes_.take(at_, planes_.layout.plane) : nullptr),
         rows_{planes_.take(at_, planes_.layout.row), planes_.take(at_, planes_.layout.row)},
@@ -62,6 +81,14 @@ class Fft {
     index_t first, count;
   };
 
+  Image as_rows(const Image& image) const { return whole_.tile->turned ? turned(image) : image; }
+
+  // Of tiles that share the lanes.
+  index_t columns_apart() const {
+    const depthwise::Tile& tile = *whole_.tile;
+    return (tile.turned ? tile.rows : tile.columns) / tile.group;
+  }
+
   static Lanes lanes_of(const Spec& spec) {
     if (spec.multiplier == 1) return Lanes::same;
     return spec.op == Op::forward ? Lanes::repeated : Lanes::spread;
@@ -75,16 +102,16 @@ class Fft {
 
   // In bytes, of a source's spectrum for this line.
   index_t prepared_offset(index_t q) const {
-    return (lane_ / kL * sources_ + q) * planes_.layout.plane * depthwise::kLineBytes;
+    return (lane_ / kL * sources_ + q) * planes_.layout.filter * depthwise::kLineBytes;
   }
 
   // ---- the filter
 
-  static LineSource<S, Layout::nhwc> filter_of(const Task& task) {
-    const Spec& spec = *task.spec;
-    const Image taps(Layout::nhwc, spec.h.kernel, spec.w.filter_taps(), spec.out_channels());
-    return {static_cast<const S*>(task.operands.b) + spec.tap(0, 0) * taps.channels, taps,
-            spec.op == Op::grad_input && spec.multiplier > 1 ? Lanes::spread : Lanes::same, spec.multiplier};
+  LineSource<S, Layout::nhwc> filter_of(const Task& task) const {
+    const Image taps(Layout::nhwc, spec_.h.kernel, spec_.w.filter_taps(), spec_.out_channels());
+    return {static_cast<const S*>(task.operands.b) + spec_.tap(0, 0) * taps.channels, as_rows(taps),
+            spec_.op == Op::grad_input && spec_.multiplier > 1 ? Lanes::spread : Lanes::same,
+            spec_.multiplier};
   }
 
   // `count` taps of kernel row t from tap k on, as lines.
@@ -109,8 +136,8 @@ class Fft {
 
   void make_spectrum(index_t q, T* to) const {
     load_filter(q, to);
-    for (index_t k = 0; k < planes_.layout.columns; ++k) {
-      T* const column = to + k * planes_.layout.column * kL;
+    for (index_t k = 0; transforms_columns() && k < planes_.layout.columns; ++k) {
+      T* const column = to + k * planes_.layout.filter_column * kL;
       planes_.transform_column(column, column);
     }
   }
@@ -118,7 +145,8 @@ class Fft {
   // The filter, whose rows are transformed.
   void load_filter(index_t q, T* to) const {
     const index_t width = task_.tile->fft_w.size;
-    planes_.load_rows(to, [&](index_t e, T* row) {
+    const index_t rows = transforms_columns() ? planes_.height : task_.tile->fft_h.taps;
+    planes_.load_rows(to, planes_.layout.filter_column, rows, [&](index_t e, T* row) {
       if (e >= taps_h_.count || taps_w_.count == 0) return false;
       if (e + 2 < taps_h_.count) fetch_taps(taps_h_.first + e + 2);
       pack_taps(taps_h_.first + e, taps_w_.first, taps_w_.count, q, row);
@@ -178,29 +206,42 @@ class Fft {
       simd::store(bias_ + v, bias && valid_ > v ? simd::load_n(bias + lane_ + v, valid_ - v) : -vec<T>{});
   }
 
+  bool transforms_columns() const { return task_.tile->fft_h.transformed(); }
+
   // Products of spectra are summed over the sources; the last brings the sum back.
   void multiply(index_t q) const {
     const FftLayout& layout = planes_.layout;
     for (index_t k = 0; k < layout.columns; ++k) {
       T* const column = plane_ + k * layout.column * kL;
       const T* const filter = filter_column(q, k);
+      if (!transforms_columns()) {
+        sum_taps(q, column, filter, sum_ + k * layout.column * kL);
+        continue;
+      }
       T* const line = planes_.transformed(column);
       if (sources_ == 1) {
         planes_.invert_product(line, filter, column);
         continue;
       }
       multiply_column(line, filter);
-      add_column(q, line, sum_ + k * layout.column * kL);
+      add_column(q, line, sum_ + k * layout.column * kL, planes_.height);
       if (q + 1 == sources_) planes_.invert(line, column);
     }
   }
 
   // Column k of the filter's spectrum, which stays in the cache where it does not come prepared.
   const T* filter_column(index_t q, index_t k) const {
-    const index_t offset = k * planes_.layout.column * kL;
+    const index_t offset = k * planes_.layout.filter_column * kL;
     if (!filter_plane_) return reinterpret_cast<const T*>(task_.prepared + prepared_offset(q)) + offset;
+    if (!transforms_columns()) return filter_plane_ + offset;
     planes_.transform_column(filter_plane_ + offset, filter_line_);
     return filter_line_;
+  }
+
+  void sum_taps(index_t q, T* column, const T* filter, T* sum) const {
+    const index_t rows = task_.row_end - task_.row_begin;
+    TapSums<T>{h_.stride, task_.tile->fft_h.taps}.run(column, rows, filter);
+    if (sources_ > 1) add_column(q, column, sum, rows);
   }
 
   void multiply_column(T* line, const T* spectrum) const {
@@ -214,8 +255,8 @@ class Fft {
       }
   }
 
-  void add_column(index_t q, T* line, T* sum) const {
-    for (index_t i = 0; i < 2 * task_.tile->fft_h.size * kL; i += kLanes<T>) {
+  void add_column(index_t q, T* line, T* sum, index_t rows) const {
+    for (index_t i = 0; i < 2 * rows * kL; i += kLanes<T>) {
       const vec<T> total = q == 0 ? simd::load(line + i) : simd::load(sum + i) + simd::load(line + i);
       simd::store(q + 1 == sources_ ? line + i : sum + i, total);
     }
@@ -224,26 +265,29 @@ class Fft {
   // ---- the results
 
   void store_rows() {
+    const index_t step = transforms_columns() ? h_.stride : 1;
     FftPlanes<T>::clear(probe_, 1);
     for (index_t u = task_.row_begin; u < task_.row_end; u += 2) {
       const bool both = u + 1 < task_.row_end;
-      const index_t e = h_.stride * (u - task_.row_begin);
-      planes_.result_rows(plane_, e, both ? e + h_.stride : e, rows_[0], rows_[1]);
+      const index_t e = step * (u - task_.row_begin);
+      planes_.result_rows(plane_, e, both ? e + step : e, rows_[0], rows_[1]);
       store_row(u, rows_[0]);
       if (both) store_row(u + 1, rows_[1]);
     }
   }
 
-  // 0 times a sum that is not finite is NaN, which stays in the probe.
-  void scale_row(T* row, index_t columns) {
+  // Calls keep(j, v, sum) for every vector of a row's sums. 0 times a sum that is not finite is NaN, which
+  // stays in the probe.
+  template <class Keep>
+  DEPTHWISE_INLINE void scale_row(const T* row, index_t columns, int valid, const Keep& keep) {
     const index_t step = w_.stride * kL;
     const vec<T> scale = simd::broadcast(planes_.scale());
-    for (int v = 0; v < kL; v += kLanes<T>) {
+    for (int v = 0; v < valid; v += kLanes<T>) {
       vec<T> probe = simd::load(probe_ + v);
       for (index_t j = 0; j < columns; ++j) {
         const vec<T> sum = simd::load(row + j * step + v) * scale;
         probe = simd::fma(sum, vec<T>{}, probe);
-        simd::store(row + j * kL + v, sum);
+        keep(j, v, sum);
       }
       simd::store(probe_ + v, probe);
     }
@@ -251,7 +295,6 @@ class Fft {
 
   void store_row(index_t u, T* row) {
     const index_t all = task_.column_end - task_.column_begin, columns = all < apart_ ? all : apart_;
-    scale_row(row, columns);
     S* const to = static_cast<S*>(task_.operands.out) + task_.batch * result_.batch_step +
                   (h_.out_start + h_.out_step * u) * result_.row_step +
                   (w_.out_start + w_.out_step * task_.column_begin) * result_.column_step +
@@ -260,10 +303,15 @@ class Fft {
     if (group_ > 1 && kLayout == Layout::nhwc && u + 2 < task_.row_end)
       fetch_run(to + 2 * h_.out_step * result_.row_step, all * out_step);
     const Epilogue<T> finish{bias_, spec_.activation};
+    if (group_ == 1 && kLayout == Layout::nhwc) {
+      const int valid = valid_;
+      return scale_row(row, columns, valid, [=](index_t j, int v, vec<T> sum) {
+        simd::store_n(to + j * out_step + v, finish(sum, v), valid - v);
+      });
+    }
+    scale_row(row, columns, kL, [row](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, sum); });
     if (group_ > 1)
       store_group(row, all, columns, to, finish);
-    else if constexpr (kLayout == Layout::nhwc)
-      store_channels<S>(row, columns, to, out_step, valid_, finish);
     else
       store_planes<S>(row, columns, to, out_step, result_.channel_step, valid_, finish);
   }
@@ -296,7 +344,7 @@ class Fft {
     for (int l = 0; l < valid_; ++l) {
       const index_t tile = group_ > 1 ? l / result_.channels : 0;
       if (probe_[l] == 0 || tile >= tiles_) continue;
-      Task task = task_;
+      Task task = whole_;
       task.unit_begin = lane_ + l - tile * result_.channels;
       task.unit_end = task.unit_begin + 1;
       task.column_begin += tile * apart_;
@@ -305,7 +353,8 @@ class Fft {
     }
   }
 
-  const Task& task_;
+  const Task& whole_;
+  const Task task_;  // as the transforms see it
   const Spec& spec_;
   const AxisClass& h_;
   const AxisClass& w_;

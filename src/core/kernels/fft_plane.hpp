@@ -1,4 +1,4 @@
-// Two-dimensional transforms of a tile: real rows two at a time, then columns.
+// Transforms of a tile: real rows two at a time, then columns, unless rows are summed tap by tap.
 //
 // A plane holds columns 0 to width/2 of the spectrum, the others being conjugates of these; each column is
 // contiguous. Spectra are twice what the definition says, which the scale of the result takes back.
@@ -36,13 +36,18 @@ class FftPlanes {
     for (index_t i = 0; i < lines * kL; i += kLanes<T>) simd::store(to + i, vec<T>{});
   }
 
-  T scale() const { return T(1) / static_cast<T>(4 * height * width); }
+  T scale() const { return T(1) / static_cast<T>(4 * (h_.exists() ? height : 1) * width); }
 
   // Transforms rows along the width. load(e, to) writes row e, all of it, or returns false where it is 0.
   template <class Load>
   void load_rows(T* plane, const Load& load) const {
-    for (index_t e = 0; e < height; e += 2) {
-      const bool first = load(e, rows_[0]), second = e + 1 < height && load(e + 1, rows_[1]);
+    load_rows(plane, layout.column, height, load);
+  }
+  // So many into columns that lie `column` lines apart.
+  template <class Load>
+  void load_rows(T* plane, index_t column, index_t rows, const Load& load) const {
+    for (index_t e = 0; e < rows; e += 2) {
+      const bool first = load(e, rows_[0]), second = e + 1 < rows && load(e + 1, rows_[1]);
       if (first || second) {
         if (!first) clear(rows_[0], width);
         if (!second) clear(rows_[1], width);
@@ -52,7 +57,7 @@ class FftPlanes {
       }
       for (index_t k = 0; k < layout.columns; ++k)
         separate(line_ + 2 * k * kL, line_ + 2 * (k > 0 ? width - k : 0) * kL,
-                 plane + (k * layout.column + 2 * e) * kL, e + 1 < height);
+                 plane + (k * column + 2 * e) * kL, e + 1 < rows);
     }
   }
 
