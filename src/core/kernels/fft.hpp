@@ -309,17 +309,16 @@ class Fft {
         simd::store_n(to + j * out_step + v, finish(sum, v), valid - v);
       });
     }
-    scale_row(row, columns, kL, [row](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, sum); });
-    if (group_ > 1)
-      store_group(row, all, columns, to, finish);
-    else
-      store_planes<S>(row, columns, to, out_step, result_.channel_step, valid_, finish);
+    if (group_ > 1) {
+      scale_row(row, columns, kL,
+                [=](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, finish(sum, v)); });
+      return store_group(row, all, columns, to);
+    }
+    scale_row(row, columns, kL, [=](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, sum); });
+    store_planes<S>(row, columns, to, out_step, result_.channel_step, valid_, finish);
   }
 
-  void store_group(T* row, index_t all, index_t columns, S* to, const Epilogue<T>& finish) const {
-    for (index_t j = 0; j < columns; ++j)
-      for (int v = 0; v < kL; v += kLanes<T>)
-        simd::store(row + j * kL + v, finish(simd::load(row + j * kL + v), v));
+  void store_group(const T* row, index_t all, index_t columns, S* to) const {
     const index_t shared = store_shared(row, all, columns, to);
     for (int g = 0; g < tiles_; ++g) {
       const index_t begin = g * apart_ + shared, rest = all - begin, count = smaller(rest, apart_ - shared);

@@ -94,7 +94,8 @@ void load_group(const FftPlanes<T>& planes, const FftSource<S, kLayout>& source,
   planes.load_rows(plane, [&](index_t e, T* row) {
     const index_t from = reach.row(h, e), next = reach.row(h, e + 2);
     if (from < 0) return false;
-    FftPlanes<T>::clear(row, planes.width);
+    FftPlanes<T>::clear(row, gathered.begin);
+    FftPlanes<T>::clear(row + gathered.end * kLine<T>, planes.width - gathered.end);
     const S* const image_row = source.lines.data + source.batch * image.batch_step + from * image.row_step;
     if (adjacent && next >= 0)
       fetch_run(image_row + (next - from) * image.row_step + first,
