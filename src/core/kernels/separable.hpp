@@ -182,7 +182,26 @@ class SeparablePass {
     sum_columns(at);
     if (spec_.border != Border::constant) fill_outside();
     const index_t rows = smaller(kSeparableRows, task_.row_end - u);
-    for (index_t r = 0; r < rows; ++r) sum_row(r, u + r);
+    for (index_t r = 0; r < rows; ++r) {
+      fetched_ = row_ahead(u, r);
+      sum_row(r, u + r);
+    }
+  }
+
+  // Row r of those that the next block is the first to read, or 0. In the column pass a block reads so many
+  // rows at once that the processor fetches none of them ahead.
+  std::uintptr_t row_ahead(index_t u, index_t r) const {
+    if (!streams_ || !adjacent_ || h_.stride != 1 || u + kSeparableRows >= task_.row_end) return 0;
+    const index_t row = h_.source(u + kSeparableRows + h_.taps - 1 + r);
+    if (row < 0 || row >= h_.src_size) return 0;
+    return reinterpret_cast<std::uintptr_t>(source_at_ + row * source_.row_step +
+                                            (first_column_ + inside_begin_) * source_.column_step);
+  }
+
+  DEPTHWISE_INLINE void fetch_ahead(index_t element, index_t elements) const {
+    if (!fetched_) return;
+    const std::uintptr_t end = fetched_ + (element + elements) * sizeof(From);
+    for (std::uintptr_t at = fetched_ + element * sizeof(From); at < end; at += kLineBytes) simd::fetch(at);
   }
 
   void sum_columns(index_t at) {
@@ -370,6 +389,7 @@ class SeparablePass {
   template <int kPixel>
   index_t run_narrow_tiles(const RowWork<T>& b, const T* x, const RowTarget& to, index_t e, index_t n) const {
     for (; e + kNarrowVectors * kV <= n; e += kNarrowVectors * kV) {
+      fetch_ahead(e, kNarrowVectors * kV);
       vec<T> acc[kNarrowVectors] = {};
       narrow_sums<kPixel>(x + e, b.weights, w_.taps, acc);
       put_all(to, e, kV, acc);
@@ -382,6 +402,7 @@ class SeparablePass {
     const index_t step = row_step<kGroups, kUniform>(b);
     for (; e + kVectors * step <= n; e += kVectors * step)
       for (index_t j = e; j < e + step; j += kV) {
+        fetch_ahead(e + (j - e) * kVectors, kVectors * kV);
         vec<T> acc[kVectors] = {};
         row_sums<T, kVectors, kGroups, kUniform>(b, x + j, kUniform ? b.weights : b.weights + j % pixel_,
                                                  acc);
@@ -456,6 +477,7 @@ class SeparablePass {
   RowGroup* groups_;
   From* zeros_;
   const From* source_at_ = nullptr;
+  std::uintptr_t fetched_ = 0;
   index_t column_begin_ = 0, columns_ = 0, first_column_ = 0, reach_ = 0, inside_begin_ = 0, inside_end_ = 0;
   index_t first_channel_ = 0, first_output_ = 0, output_step_ = 1, pixel_ = 1, result_at_ = 0;
   index_t step_ = 0, pattern_ = 0, group_count_ = 0;
