@@ -82,6 +82,12 @@ LARGE = {
     "strided": ((1, 100, 90, 6), (17, 17, 6, 1), {"stride": (2, 3)}),
     "multiplier": ((3, 40, 40, 3), (13, 13, 3, 5), {"layout": "NCHW"}),
     "beyond the image": ((1, 9, 11, 17), (27, 31, 17, 1), {}),
+    "long rows": ((1, 150, 70, 20), (5, 51, 20, 1), {}),
+    "long columns": ((2, 70, 60, 20), (51, 5, 20, 1), {}),
+    "long, strided": ((1, 90, 100, 17), (31, 4, 17, 1), {"stride": (2, 3), "dilation": (1, 2)}),
+    "long, multiplier": ((1, 40, 50, 5), (3, 33, 5, 3), {}),
+    "long, planes": ((1, 20, 45, 60), (4, 41, 20, 1), {"layout": "NCHW"}),
+    "long, few channels": ((1, 60, 400, 3), (3, 65, 3, 1), {"padding": "VALID"}),
 }
 
 
@@ -137,6 +143,8 @@ BORDERED = {
     "tiles in the lanes": ((150, 170), 3, (31, 31), {}),
     "whole lines": ((70, 90), 17, (15, 21), {"stride": (2, 1)}),
     "far outside": ((9, 12), 3, (31, 51), {}),
+    "long rows": ((60, 70), 17, (3, 41), {}),
+    "long columns": ((60, 70), 17, (41, 3), {}),
     "dilated": ((60, 61), 2, (13, 11), {"dilation": (2, 3)}),
     "planes": ((40, 150), 4, (21, 9), {"layout": "NCHW"}),
 }
@@ -196,7 +204,10 @@ def test_position_in_the_batch_does_not_matter(rng, name):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("which", ["x", "filter"])
-@pytest.mark.parametrize("name", ["one tile", "tiles", "dilated", "multiplier", "beyond the image"])
+@pytest.mark.parametrize(
+    "name",
+    ["one tile", "tiles", "dilated", "multiplier", "beyond the image", *(n for n in LARGE if "long" in n)],
+)
 def test_what_is_not_finite_stays_where_the_sum_puts_it(rng, name, which, value):
     """Sums that are not finite are what direct summation gives; the others are near it."""
     x, filter, grad, keywords = operands(rng, name, "float32")
@@ -221,6 +232,20 @@ def test_an_infinite_weight_that_meets_padding_only_still_counts(rng):
     assert np.isfinite(y[..., [0, 2]]).all()
 
 
+@pytest.mark.parametrize("tap", [(0, 0), (0, 2), (30, 1), (30, 4)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_infinite_weight_of_a_long_kernel_that_meets_padding_only_still_counts(rng, tap, turned):
+    x, filter = random_array(rng, (1, 6, 30, 20), "float32"), random_array(rng, (31, 5, 20, 1), "float32")
+    filter[(*tap, 7, 0)] = np.inf
+    if turned:
+        x, filter = (np.ascontiguousarray(a.swapaxes(axis, axis + 1)) for a, axis in ((x, 1), (filter, 0)))
+    y = depthwise.conv2d(x, filter, algorithm="fft")
+    expected = depthwise.conv2d(x, filter, algorithm="direct")
+    assert np.array_equal(np.isnan(y), np.isnan(expected))
+    assert np.isnan(y[..., 7]).any()
+    assert np.isfinite(y[..., np.arange(20) != 7]).all()
+
+
 def test_tiny_weights_keep_their_precision(rng):
     """Nothing on the way is scaled into the subnormal numbers."""
     x, filter = random_array(rng, (1, 50, 50, 4), "float32"), random_array(rng, (21, 21, 4, 1), "float32")
@@ -241,6 +266,11 @@ def test_auto_transforms_large_kernels_and_says_why():
     assert report.algorithm == "fft"
     assert "algorithm  fft: the kernel is large" in str(report)
     assert depthwise.plan((1, 56, 56, 128), (3, 3, 128, 1)).algorithm == "direct"
+    for kernel, direction in (((5, 51), "rows"), ((51, 5), "columns")):
+        for op in ("forward", "grad_input"):
+            plan = depthwise.plan((1, 56, 56, 128), (*kernel, 128, 1), op=op)
+            assert plan.algorithm == "fft"
+            assert plan.reason.startswith(f"the kernel is long: transforms along its {direction}")
     assert depthwise.plan((1, 56, 56, 128), (31, 31, 128, 1), algorithm="direct").algorithm == "direct"
 
 

@@ -306,6 +306,13 @@ void set_tile(const Choice& c, Tile& tile) {
   tile.columns = c.axes.turned ? rows : columns;
 }
 
+const char* reason(const Choice& c) {
+  if (c.h.axis.transformed())
+    return "the kernel is large: a transform, a product and a transform back cost less than its taps";
+  return c.axes.turned ? "the kernel is long: transforms along its columns cost less than its taps"
+                       : "the kernel is long: transforms along its rows cost less than its taps";
+}
+
 // Tasks by units where there are many, else by parts of the blocks too.
 void share_blocks(const Spec& s, const Choice& best, Rule& r) {
   r.blocks = s.batch * best.axes.classes() * best.h.tiles * best.w.tiles;
@@ -329,7 +336,6 @@ double direct_cycles(const Spec& s, const Need& h, const Need& w, int vector_byt
 
 Rule fft_rule(const Spec& s, Layout layout, int vector_bytes) {
   Rule r;
-  r.reason = "the kernel is large: a transform, a product and a transform back cost less than its taps";
   if (s.layout != layout) {
     r.refusal = "the layout is another";
     return r;
@@ -344,6 +350,7 @@ Rule fft_rule(const Spec& s, Layout layout, int vector_bytes) {
     r.refusal = "the transform of a tile that holds the kernel needs too much memory";
     return r;
   }
+  r.reason = reason(best);
   set_tile(best, r.tile);
   const FftLayout l = fft_layout(r.tile.fft_h, r.tile.fft_w);
   r.scratch_bytes = best.cost.scratch_bytes;
