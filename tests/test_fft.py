@@ -86,7 +86,7 @@ LARGE = {
     "long columns": ((2, 70, 60, 20), (51, 5, 20, 1), {}),
     "long, strided": ((1, 90, 100, 17), (31, 4, 17, 1), {"stride": (2, 3), "dilation": (1, 2)}),
     "long, multiplier": ((1, 40, 50, 5), (3, 33, 5, 3), {}),
-    "long, planes": ((1, 20, 45, 60), (4, 41, 20, 1), {"layout": "NCHW"}),
+    "long, planes": ((1, 45, 60, 20), (4, 41, 20, 1), {"layout": "NCHW"}),
     "long, few channels": ((1, 60, 400, 3), (3, 65, 3, 1), {"padding": "VALID"}),
 }
 
