@@ -160,7 +160,7 @@ std::vector<Cut> cuts(const Need& need) {
 std::vector<Cut> halves(const Need& need) {
   constexpr index_t kMostTaps = 31, kLeastOutputs = 8, kMostPositions = 1 << 16;
   std::vector<Cut> found;
-  if (need.taps > kMostTaps) return found;
+  if (need.taps > kMostTaps || need.outputs < 1) return found;
   for (index_t tiles = 1;; tiles *= 2) {
     const index_t outputs = ceil_div(need.outputs, tiles);
     FftAxis axis;

@@ -215,7 +215,7 @@ class Fft {
       T* const column = plane_ + k * layout.column * kL;
       const T* const filter = filter_column(q, k);
       if (!transforms_columns()) {
-        sum_taps(q, column, filter, sum_ + k * layout.column * kL);
+        sum_taps(q, k, column, filter);
         continue;
       }
       T* const line = planes_.transformed(column);
@@ -238,10 +238,10 @@ class Fft {
     return filter_line_;
   }
 
-  void sum_taps(index_t q, T* column, const T* filter, T* sum) const {
+  void sum_taps(index_t q, index_t k, T* column, const T* filter) const {
     const index_t rows = task_.row_end - task_.row_begin;
     TapSums<T>{h_.stride, task_.tile->fft_h.taps}.run(column, rows, filter);
-    if (sources_ > 1) add_column(q, column, sum, rows);
+    if (sources_ > 1) add_column(q, column, sum_ + k * planes_.layout.column * kL, rows);
   }
 
   void multiply_column(T* line, const T* spectrum) const {
