@@ -13,10 +13,10 @@ inline constexpr index_t kLongestFft = 2048;
 // whose first output is u0 is the class's position stride*u0 + first_tap + e; output u of it ends at e =
 // stride*(u - u0).
 struct FftAxis {
-  index_t size =
-      0;  // of the transform, at least what a tile reads, less what wraps onto zeros; else all of it
-  index_t first_tap =
-      0;  // of the class: those before it, and those after the next `taps`, never meet the image
+  // Of the transform: at least what a tile reads, less what wraps onto zeros. Else all that a tile reads.
+  index_t size = 0;
+  // Of the class: those before it, and those after the next `taps`, never meet the image.
+  index_t first_tap = 0;
   index_t taps = 0;
   int passes = 0;
   int radix[kMaxPasses] = {};
