@@ -156,7 +156,7 @@ std::vector<Cut> cuts(const Need& need) {
   return found;
 }
 
-// For an axis that is summed tap by tap: halves of it, and halves of these.
+// For an axis that is summed tap by tap: halves of it, and halves of these, as far as scratch may hold them.
 std::vector<Cut> halves(const Need& need) {
   constexpr index_t kMostTaps = 31, kLeastOutputs = 8, kMostPositions = 1 << 16;
   std::vector<Cut> found;
@@ -256,17 +256,17 @@ Cost assess(const Spec& s, const Axes& axes, const Cut& h, const Cut& w, index_t
   c.group = axes.turned ? 1 : lane_group(s, w.tiles);
   const index_t tiles = images * axes.classes() * h.tiles * ceil_div(w.tiles, c.group);
   const FftLayout l = fft_layout(h.axis, w.axis);
-  c.shared = s.op != Op::grad_filter && one_spectrum(s) &&
-             units * sources(s) * l.filter * kLineBytes <= kMaxSpectraBytes;
+  const bool shareable = s.op != Op::grad_filter && one_spectrum(s) &&
+                         units * sources(s) * l.filter * kLineBytes <= kMaxSpectraBytes;
   const Work cycles = work(s, axes.h, h, w);
-  const bool once = c.shared || s.op == Op::grad_filter;
+  const bool once = shareable || s.op == Op::grad_filter;
   c.cycles = static_cast<double>(tiles) * cycles.tile + (once ? 1 : static_cast<double>(tiles)) * cycles.unit;
-  const bool prepared = c.shared && tiles > 1;
+  const bool prepared = shareable && tiles > 1;  // of a batch it always is, but see above
   c.scratch_bytes = scratch_bytes(s, l, prepared ? 0 : 1);
   if (prepared) c.unprepared_scratch_bytes = l.filter * kLineBytes;
   c.cycles *= beyond_cache(s, c.scratch_bytes, cached, c.group);
   if (c.group > 1) c.cycles *= 1.2;  // to bring pixels into lanes and back
-  c.shared = c.shared && (s.batch > 1 || tiles > 1);
+  c.shared = shareable && (s.batch > 1 || tiles > 1);
   return c;
 }
 

@@ -136,7 +136,8 @@ class Fft {
 
   void make_spectrum(index_t q, T* to) const {
     load_filter(q, to);
-    for (index_t k = 0; transforms_columns() && k < planes_.layout.columns; ++k) {
+    if (!transforms_columns()) return;
+    for (index_t k = 0; k < planes_.layout.columns; ++k) {
       T* const column = to + k * planes_.layout.filter_column * kL;
       planes_.transform_column(column, column);
     }
@@ -281,7 +282,7 @@ class Fft {
   template <class Keep>
   DEPTHWISE_INLINE void scale_row(const T* row, index_t columns, int valid, const Keep& keep) {
     const index_t step = w_.stride * kL;
-    const vec<T> scale = simd::broadcast(planes_.scale());
+    const vec<T> scale = simd::broadcast(planes_.scale);
     for (int v = 0; v < valid; v += kLanes<T>) {
       vec<T> probe = simd::load(probe_ + v);
       for (index_t j = 0; j < columns; ++j) {
@@ -303,19 +304,18 @@ class Fft {
     if (group_ > 1 && kLayout == Layout::nhwc && u + 2 < task_.row_end)
       fetch_run(to + 2 * h_.out_step * result_.row_step, all * out_step);
     const Epilogue<T> finish{bias_, spec_.activation};
-    if (group_ == 1 && kLayout == Layout::nhwc) {
-      const int valid = valid_;
-      return scale_row(row, columns, valid, [=](index_t j, int v, vec<T> sum) {
-        simd::store_n(to + j * out_step + v, finish(sum, v), valid - v);
-      });
-    }
     if (group_ > 1) {
       scale_row(row, columns, kL,
                 [=](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, finish(sum, v)); });
-      return store_group(row, all, columns, to);
+      store_group(row, all, columns, to);
+    } else if constexpr (kLayout == Layout::nhwc) {
+      scale_row(row, columns, valid_, [=, valid = valid_](index_t j, int v, vec<T> sum) {
+        simd::store_n(to + j * out_step + v, finish(sum, v), valid - v);
+      });
+    } else {
+      scale_row(row, columns, kL, [=](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, sum); });
+      store_planes<S>(row, columns, to, out_step, result_.channel_step, valid_, finish);
     }
-    scale_row(row, columns, kL, [=](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, sum); });
-    store_planes<S>(row, columns, to, out_step, result_.channel_step, valid_, finish);
   }
 
   void store_group(const T* row, index_t all, index_t columns, S* to) const {

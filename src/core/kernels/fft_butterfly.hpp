@@ -46,6 +46,12 @@ template <class T>
 DEPTHWISE_INLINE Complex<T> times_conjugate(Complex<T> a, Complex<T> b) {
   return {simd::fma(a.re, b.re, a.im * b.im), simd::fma(a.im, b.re, -(a.re * b.im))};
 }
+// sum + a * conj(b).
+template <class T>
+DEPTHWISE_INLINE Complex<T> plus_times_conjugate(Complex<T> sum, Complex<T> a, Complex<T> b) {
+  return {simd::fma(a.re, b.re, simd::fma(a.im, b.im, sum.re)),
+          simd::fma(a.im, b.re, simd::fma(-a.re, b.im, sum.im))};
+}
 
 template <class T, int R>
 struct Dft;

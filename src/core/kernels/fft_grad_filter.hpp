@@ -132,7 +132,7 @@ class FftGradFilter {
 
   // 0 times a sum that is not finite is NaN, which stays in the probe.
   void write_row(index_t t, const T* row) {
-    const vec<T> scale = simd::broadcast(planes_.scale());
+    const vec<T> scale = simd::broadcast(planes_.scale);
     for (index_t k = 0; k < axis_w_.taps; ++k, row += kL) {
       S* const to = tap(axis_h_.first_tap + t, axis_w_.first_tap + k);
       for (int v = 0; v < valid_; v += kLanes<T>) {

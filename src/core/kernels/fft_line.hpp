@@ -90,8 +90,6 @@ class LineFft {
   LineFft(const FftAxis& axis, T* first, T* second)
       : axis_(axis), buffers_{interleaved(first), interleaved(second)} {}
 
-  bool exists() const { return axis_.transformed(); }
-
   // `in` may be `out`. With `factors`, lines of re and im alternating, that of the product of both.
   void run(Sequence<T> in, Sequence<T> out, const T* factors = nullptr) const {
     index_t n = axis_.size;

@@ -19,6 +19,7 @@ class FftPlanes {
       : layout(layout),
         height(h.size),
         width(w.size),
+        scale(T(1) / static_cast<T>(4 * (h.transformed() ? h.size : 1) * w.size)),
         first_(take(at, layout.buffer)),
         second_(take(at, layout.buffer)),
         line_(take(at, layout.buffer)),
@@ -35,8 +36,6 @@ class FftPlanes {
   static void clear(T* to, index_t lines) {
     for (index_t i = 0; i < lines * kL; i += kLanes<T>) simd::store(to + i, vec<T>{});
   }
-
-  T scale() const { return T(1) / static_cast<T>(4 * (h_.exists() ? height : 1) * width); }
 
   // Transforms rows along the width. load(e, to) writes row e, all of it, or returns false where it is 0.
   template <class Load>
@@ -89,6 +88,7 @@ class FftPlanes {
 
   const FftLayout layout;
   const index_t height, width;
+  const T scale;
 
  private:
   static constexpr int kL = kLine<T>;

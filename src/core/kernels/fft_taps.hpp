@@ -40,8 +40,7 @@ struct TapSums {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const Complex<T> x{simd::load(from + r * step), simd::load(from + r * step + kL)};
-        sums[r].re = simd::fma(x.re, w.re, simd::fma(x.im, w.im, sums[r].re));
-        sums[r].im = simd::fma(x.im, w.re, simd::fma(-x.re, w.im, sums[r].im));
+        sums[r] = plus_times_conjugate(sums[r], x, w);
       }
     }
     T* const to = column + 2 * u * kL;
