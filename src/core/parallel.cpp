@@ -52,47 +52,97 @@ bool serial(const Loop& loop) {
   return true;
 }
 
-// The items are cut into one range a thread, so that a thread meets the same memory on every call; who is
-// done with his own takes from the others.
+// The items are cut into one range a thread, so that a thread meets the same memory on every call. Who is
+// done with his own takes from the ends of the others', so that these go on with what lies next to them. The
+// last one of a thread that is at work is left to it for as long as an item takes: results that change
+// threads from call to call travel between the caches, which costs more than to wait.
 class Job {
  public:
   void begin(const Loop& loop, int threads) {
     loop_ = loop, ranges_ = threads;
+    step_ = (loop.count - 1) / kMostSteps + 1;
+    const std::int64_t steps = (loop.count - 1) / step_ + 1;
     stopped_.store(false, std::memory_order_relaxed);
-    for (int i = 0; i < threads; ++i) {
-      parts_[i].next.store(loop.count * i / threads, std::memory_order_relaxed);
-      parts_[i].end = loop.count * (i + 1) / threads;
-    }
+    for (int i = 0; i < threads; ++i) parts_[i].set(steps * i / threads, steps * (i + 1) / threads);
   }
 
   void work(int thread, bool caller) {
-    Clock::time_point last = caller && loop_.poll ? Clock::now() : Clock::time_point{};
-    for (int i = 0; i < ranges_; ++i) {
-      Part& part = parts_[(thread + i) % ranges_];
-      while (!stopped()) {
-        const std::int64_t item = part.next.fetch_add(1, std::memory_order_relaxed);
-        if (item >= part.end) break;
-        if (!loop_.body(loop_.context, item)) stop();
-        if (caller && loop_.poll) poll(last);
+    Clock::time_point polled = caller && loop_.poll ? Clock::now() : Clock::time_point{};
+    const auto run = [&](std::int64_t step) {
+      run_step(step);
+      if (caller && loop_.poll && !keep_going(loop_, polled)) stop();
+    };
+    const auto start = Clock::now();
+    std::int64_t done = 0;
+    for (std::int64_t step; !stopped() && (step = parts_[thread].first()) >= 0; ++done) run(step);
+    const auto help = [&](bool last) {
+      for (int i = 1; i < ranges_; ++i) {
+        Part& part = parts_[(thread + i) % ranges_];
+        for (std::int64_t step; !stopped() && (step = part.last(last)) >= 0;) run(step);
       }
-    }
+    };
+    help(false);
+    if (done > 0) wait_for_others((Clock::now() - start) / done);
+    help(true);
   }
 
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
  private:
-  void stop() { stopped_.store(true, std::memory_order_relaxed); }
+  // So that both ends of a range fit into one word.
+  static constexpr std::int64_t kMostSteps = std::int64_t{1} << 30;
 
-  void poll(Clock::time_point& last) {
-    if (!keep_going(loop_, last)) stop();
-  }
+  // The steps that nobody has taken: from the low half of a word up to its high half.
+  class alignas(kCacheLine) Part {
+   public:
+    void set(std::int64_t begin, std::int64_t end) {
+      begin_ = begin;
+      range_.store(static_cast<std::uint64_t>(end) << 32 | static_cast<std::uint64_t>(begin),
+                   std::memory_order_relaxed);
+    }
 
-  struct alignas(kCacheLine) Part {
-    std::atomic<std::int64_t> next;
-    std::int64_t end;
+    bool empty() const { return left(range_.load(std::memory_order_relaxed)) <= 0; }
+
+    // What its own thread takes next, or -1.
+    std::int64_t first() {
+      const std::uint64_t old = range_.fetch_add(1, std::memory_order_relaxed);
+      return left(old) > 0 ? begin(old) : -1;
+    }
+
+    // What another thread takes, or -1; the last one only if its own has not begun, or if `last`.
+    std::int64_t last(bool last) {
+      std::uint64_t old = range_.load(std::memory_order_relaxed);
+      while (left(old) > (last || begin(old) == begin_ ? 0 : 1))
+        if (range_.compare_exchange_weak(old, old - (std::uint64_t{1} << 32), std::memory_order_relaxed))
+          return end(old) - 1;
+      return -1;
+    }
+
+   private:
+    static std::int64_t begin(std::uint64_t range) { return static_cast<std::uint32_t>(range); }
+    static std::int64_t end(std::uint64_t range) { return static_cast<std::int64_t>(range >> 32); }
+    static std::int64_t left(std::uint64_t range) { return end(range) - begin(range); }
+
+    std::atomic<std::uint64_t> range_;
+    std::int64_t begin_;
   };
 
+  void run_step(std::int64_t step) {
+    const std::int64_t end = std::min((step + 1) * step_, loop_.count);
+    for (std::int64_t item = step * step_; item < end && !stopped(); ++item)
+      if (!loop_.body(loop_.context, item)) stop();
+  }
+
+  void wait_for_others(Clock::duration at_most) {
+    const auto until = Clock::now() + at_most;
+    const auto empty = [](const Part& part) { return part.empty(); };
+    while (!std::all_of(parts_, parts_ + ranges_, empty) && Clock::now() < until) relax();
+  }
+
+  void stop() { stopped_.store(true, std::memory_order_relaxed); }
+
   Loop loop_;
+  std::int64_t step_;  // items that a thread takes at a time
   int ranges_;
   std::atomic<bool> stopped_;
   Part parts_[kMaxThreads];
