@@ -100,16 +100,22 @@ bool line_tiles_pay(const Problem& p, int vector_bytes) {
   return (pixel % distance) * (p.w.src_step % distance) % distance == 0;
 }
 
+// Whether pixels that share a set of the first-level cache evict each other before a tile has read them, by
+// measurement: where a set holds 8 lines, but not where it holds 12.
+bool few_ways() { return caches().l1 <= 8 * kWayBytes; }
+
 // Outputs of a row that tiles of a whole line in one vector hold, by measurement: few under 3x3 taps where
 // what a wider tile reads would evict itself from the first-level cache (pixels of the one distance or the
-// other, and a stride of 2), or where it is read and written beyond the caches, a page or more at a time.
-// Else 0.
+// other, and a stride of 2; with many ways, where it comes from beyond the second-level cache), or where it
+// is read and written beyond the caches, a page or more at a time. Else 0.
 int few_pixels(const Problem& p, int vector_bytes) {
   const index_t element = compute_bytes(p.spec.dtype), pixel = p.channels * element;
   const bool as_it_is = p.spec.multiplier == 1 && as_stored(p.spec);
   if (vector_bytes != kLineBytes || !as_it_is || p.w.spacing != 1 || p.w.src_step != 1) return 0;
   if (p.h.taps != 3 || p.w.taps != 3 || p.h.stride != p.w.stride) return 0;
-  if (p.w.stride == 2 && (pixel % kWayBytes == kWayBytes / 2 || pixel == kWayBytes / 4)) return kFewPixels;
+  const bool evicts = pixel % kWayBytes == kWayBytes / 2 || pixel == kWayBytes / 4;
+  if (p.w.stride == 2 && evicts && (few_ways() || 2 * image_bytes(p.spec) > 3 * caches().l2))
+    return kFewPixels;
   return p.w.stride == 1 && beyond_caches(p.spec) && pixel >= kWayBytes / 4 ? kLinePixels : 0;
 }
 
@@ -186,7 +192,7 @@ Rule nhwc_direct(const Spec& spec, int vector_bytes) {
   const Problem p(spec, Dilation::split);
   const index_t pixel = spec.channels * dtype_bytes(spec.dtype) * p.w.src_step;
   const bool evicted = pixel % (whole_lines ? kWayBytes : kWayBytes / 2) == 0 &&
-                       p.w.out_count >= (whole_lines ? kMany : kLeastColumns);
+                       p.w.out_count >= (whole_lines ? kMany : kLeastColumns) && (few_ways() || !whole_lines);
   // Under a stride of 2, tiles of one pixel and whole lines take less time than copies.
   const bool one_pixel =
                  evicted && pixel % kWayBytes != 0 && p.w.stride == 2 && line_tiles_pay(p, vector_bytes),

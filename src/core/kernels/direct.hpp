@@ -12,6 +12,7 @@
 #include "generic.hpp"
 #include "phase_tile.hpp"
 #include "range.hpp"
+#include "window_choice.hpp"
 
 namespace {
 

@@ -32,6 +32,16 @@ inline constexpr int kLine = static_cast<int>(kLineBytes / sizeof(T));
 template <class T>
 inline constexpr int kParts = kLine<T> / kLanes<T>;
 
+// A tile: outputs of `rows` x `pixels` and some vectors of channels, under adjacent taps of a row whose
+// number and stride are known, or under any (0 taps). Those of a square have as many
+// rows of taps, of the same stride, and weights that are adjacent.
+struct Shape {
+  int taps, stride, rows, pixels, vectors = 1;
+  bool square = false;
+
+  constexpr int source_rows() const { return (rows - 1) * stride + taps; }
+};
+
 // Hides where a pointer came from. Otherwise the compiler keeps one pointer for each of its future values, in
 // far more registers than there are.
 template <class P>
@@ -306,7 +316,7 @@ DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, 
                                  const Load& load, const compute_t<S>* w, const In& inside,
                                  vec<compute_t<S>> (&acc)[Vectors][Rows][Pixels]) {
   constexpr int L = kLanes<compute_t<S>>;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int t = 0; t < (Rows - 1) * Stride + Taps; ++t) {
     if (!In::kAllRows && (t < rows.begin || t >= rows.end)) continue;
 #pragma GCC unroll 2
@@ -323,10 +333,6 @@ DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, 
     }
   }
 }
-
-// Which tiles add_square() computes: of two rows where registers are few, and of whole lines.
-template <int Rows, int Vectors>
-inline constexpr bool kStraight = !simd::kManyRegisters && (Rows > 1 || Vectors > 1);
 
 // Asks for what a tile at `offset` reads first: rows that no tile above it has read.
 template <int Rows, int Pixels, class S>
@@ -411,10 +417,12 @@ DEPTHWISE_INLINE void write_tile(const Window<S>& b, const vec<compute_t<S>> (&a
 
 // `outputs` of the tile's columns are kept. Passes over Vectors vectors of channels at a time, row by row;
 // those at the ends may overlap their neighbours.
-template <class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors, class S, class In>
+template <class Load, Shape shape, class S, class In>
 DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& rows, index_t column,
                                     index_t later, const In& inside, int outputs) {
   using T = compute_t<S>;
+  constexpr int Taps = shape.taps, Stride = shape.stride, Rows = shape.rows, Pixels = shape.pixels,
+                Vectors = shape.vectors;
   S* const out = rows.out + column * b.out_step;
   const index_t start = column * b.stride * b.pixel_step;
   LineParts<T, Rows, Pixels> lines;
@@ -427,7 +435,7 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     if (b.fetch_ahead > 0 && vector % kParts<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Vectors][Rows][Pixels] = {};
     const T* const w = b.weights + vector * b.weight_vector;
-    if constexpr (kStraight<Rows, Vectors>)
+    if constexpr (shape.square)
       add_square<Taps, Stride>(b, rows, offset, load, w, inside, acc);
     else if constexpr (Rows == 1)
       add_rows<Taps, Stride>(b, rows.table, rows.begin, rows.end, offset, load, w + rows.begin * b.weight_row,
@@ -443,12 +451,12 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
 
 // The tiles at the ends of rows that are computed as often as others where images are small: those that
 // "SAME" padding cuts, of stride 1. Whether the tile was one of them.
-template <class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors, class S>
+template <class Load, Shape shape, class S>
 DEPTHWISE_INLINE bool cut_tile(const Window<S>& b, const WindowRows<S>& rows, index_t column, index_t later,
                                int first, int last) {
-  constexpr int cut = Stride == 1 ? Taps / 2 : 1;
+  constexpr int cut = shape.stride == 1 ? shape.taps / 2 : 1;
   const auto tile = [&](auto inside) __attribute__((always_inline)) {
-    tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, column, later, inside, Pixels);
+    tile_channels<Load, shape>(b, rows, column, later, inside, shape.pixels);
     return true;
   };
   if (first == cut && last == 0) return tile(Cut<cut, 0>{});
@@ -465,9 +473,10 @@ DEPTHWISE_INLINE bool covered(index_t taps, const Inside& inside) {
   return inside.count > 0 && 8 * (smaller(end, taps) - begin) >= 7 * inside.count;
 }
 
-// Output columns [begin, end) of Rows rows. The last tile overlaps its neighbour, or keeps what there is.
-template <class S, class Load, int Taps, int Stride, int Rows, int Pixels, int Vectors = 1>
+// Output columns [begin, end) of a tile's rows. The last tile overlaps its neighbour, or keeps what there is.
+template <class S, class Load, Shape shape>
 void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, index_t begin, index_t end) {
+  constexpr int Pixels = shape.pixels;
   const Window<S> b = window;  // copies, which the stores of sums cannot change
   const WindowRows<S> rows = window_rows;
   const index_t span = (Pixels - 1) * b.stride + (b.taps - 1) * b.spacing + 1;
@@ -480,110 +489,25 @@ void window_rows(const Window<S>& window, const WindowRows<S>& window_rows, inde
     const int last = static_cast<int>(high < first ? first : high < span ? high : span);
     const index_t later = (column + b.fetch_ahead * Pixels) * b.stride * b.pixel_step;
     if (outputs == Pixels && first == 0 && last == span) {
-      if constexpr (kStraight<Rows, Vectors>)
-        if (rows.begin == 0 && rows.end == (Rows - 1) * Stride + Taps) {
-          tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, WholeSquare{},
-                                                                   outputs);
+      if constexpr (shape.square)
+        if (rows.begin == 0 && rows.end == shape.source_rows()) {
+          tile_channels<Load, shape>(b, rows, from, later, WholeSquare{}, outputs);
           continue;
         }
-      tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, Whole{}, outputs);
+      tile_channels<Load, shape>(b, rows, from, later, Whole{}, outputs);
       continue;
     }
-    if constexpr (Taps > 2 && (Pixels >= 7 || Vectors > 1 || Rows > 1) && !Load::kRepeats)
-      if (outputs == Pixels && cut_tile<Load, Taps, Stride, Rows, Pixels, Vectors>(
-                                   b, rows, from, later, first, static_cast<int>(span) - last))
+    if constexpr (shape.taps > 2 && (Pixels >= 7 || shape.vectors > 1 || shape.rows > 1) && !Load::kRepeats)
+      if (outputs == Pixels &&
+          cut_tile<Load, shape>(b, rows, from, later, first, static_cast<int>(span) - last))
         continue;
     const Inside inside{first, last - first};
-    if constexpr (Taps == 0 && Stride == 1)
+    if constexpr (shape.taps == 0 && shape.stride == 1)
       if (covered<Pixels>(b.taps, inside)) {
-        tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, Covered{inside},
-                                                                 outputs);
+        tile_channels<Load, shape>(b, rows, from, later, Covered{inside}, outputs);
         continue;
       }
-    tile_channels<Load, Taps, Stride, Rows, Pixels, Vectors>(b, rows, from, later, inside, outputs);
-  }
-}
-
-template <class S, class Load, int Pixels>
-WindowFunction<S> window_function_of(const Window<S>& b) {
-  const bool dense = b.spacing == 1 && b.stride == 1, halved = b.spacing == 1 && b.stride == 2;
-  if (dense && b.taps == 1) return window_rows<S, Load, 1, 1, 1, Pixels>;
-  if (dense && b.taps == 2) return window_rows<S, Load, 2, 1, 1, Pixels>;
-  if (dense && b.taps == 3) return window_rows<S, Load, 3, 1, 1, Pixels>;
-  if (dense && b.taps == 5) return window_rows<S, Load, 5, 1, 1, Pixels>;
-  if (dense && b.taps == 7) return window_rows<S, Load, 7, 1, 1, Pixels>;
-  if (halved && b.taps == 3) return window_rows<S, Load, 3, 2, 1, Pixels>;
-  if (halved && b.taps == 5) return window_rows<S, Load, 5, 2, 1, Pixels>;
-  if (halved && b.taps == 7) return window_rows<S, Load, 7, 2, 1, Pixels>;
-  return dense ? window_rows<S, Load, 0, 1, 1, Pixels> : window_rows<S, Load, 0, 0, 1, Pixels>;
-}
-
-// Whether add_square() takes it.
-template <class S>
-bool square(const Window<S>& b) {
-  constexpr index_t L = kLanes<compute_t<S>>;
-  return b.taps == 3 && b.spacing == 1 && b.row_taps == b.taps && b.row_stride == b.stride &&
-         b.weight_step == L && b.weight_row == b.taps * L && b.weight_vector == b.row_taps * b.weight_row;
-}
-
-// Whether tiles of two output rows, which share inputs, pay where registers are few, by measurement: not for
-// rows of one tile, nor for results that go past the caches.
-template <class S>
-bool takes_pairs(const Window<S>& b) {
-  constexpr index_t kOneTile = 8;
-  return square(b) && b.columns > kOneTile && (b.stride == 2 || !b.stream);
-}
-
-template <class S, class Load, int Pixels>
-WindowFunction<S> pair_function(const Window<S>& b) {
-  if constexpr (simd::kManyRegisters) {
-    const bool pairs = b.spacing == 1 && b.stride == 1 && b.taps == 3 && b.row_stride <= b.row_taps;
-    return pairs ? window_rows<S, Load, 3, 1, 2, Pixels> : nullptr;
-  } else if constexpr (simd::kFused) {
-    constexpr int pixels = 4;  // the sums of two rows, six weights and an input fill the registers
-    if (!takes_pairs(b)) return nullptr;
-    if (b.stride == 1) return window_rows<S, Load, 3, 1, 2, pixels>;
-    if (b.stride == 2) return window_rows<S, Load, 3, 2, 2, pixels>;
-  }
-  return nullptr;
-}
-
-// Tiles of whole lines of channels, of a width that the others do not have: where a line has one vector, of
-// few pixels.
-template <class S, class Load>
-WindowFunctions<S> line_functions(const Window<S>& b, int pixels) {
-  if constexpr (Load::kRepeats || sizeof(S) != sizeof(compute_t<S>)) return {};
-  if (!square(b)) return {};
-  if constexpr (kParts<compute_t<S>> == 1)
-    if (b.stride == 2 && pixels == kFewPixels) return {window_rows<S, Load, 3, 2, 1, kFewPixels>, nullptr};
-  if constexpr (kParts<compute_t<S>> == 2) {
-    if (!b.whole_lines) return {};
-    if (b.stride == 2 && pixels == 1) return {window_rows<S, Load, 3, 2, 1, 1, 2>, nullptr};
-    const bool pairs = takes_pairs(b);
-    if (b.stride == 1)
-      return {window_rows<S, Load, 3, 1, 1, kLinePixels, 2>,
-              pairs ? window_rows<S, Load, 3, 1, 2, kLinePixels / 2, 2> : nullptr};
-    if (b.stride == 2)
-      return {window_rows<S, Load, 3, 2, 1, kLinePixels, 2>,
-              pairs ? window_rows<S, Load, 3, 2, 2, kLinePixels / 2, 2> : nullptr};
-  }
-  return {};
-}
-
-template <class S, class Load, int Pixels>
-WindowFunctions<S> window_functions_of(const Window<S>& b) {
-  return {window_function_of<S, Load, Pixels>(b), pair_function<S, Load, Pixels>(b)};
-}
-
-// `pixels` is one of the widths that the plan may choose: 4, 6, 7 or 8, or 1 or 2 of whole lines.
-template <class Load, class S>
-WindowFunctions<S> window_functions(const Window<S>& b, int pixels) {
-  if (const auto lines = line_functions<S, Load>(b, pixels); lines.one) return lines;
-  switch (pixels) {
-    case 4: return window_functions_of<S, Load, 4>(b);
-    case 6: return window_functions_of<S, Load, 6>(b);
-    case 7: return window_functions_of<S, Load, 7>(b);
-    default: return window_functions_of<S, Load, 8>(b);
+    tile_channels<Load, shape>(b, rows, from, later, inside, outputs);
   }
 }
 

@@ -1,4 +1,4 @@
-#include "line_tile.hpp"
+#include "window_choice.hpp"
 
 depthwise::WindowFunctions<float> DEPTHWISE_SYMBOL(repeated_windows)(const Window<float>& b, int pixels) {
   return window_functions<Repeated<float>>(b, pixels);

@@ -1,4 +1,5 @@
 #include "phase_tile.hpp"
+#include "window_choice.hpp"
 
 depthwise::WindowFunctions<float> DEPTHWISE_SYMBOL(windows)(const Window<float>& b, int pixels) {
   return window_functions<Adjacent<float>>(b, pixels);
