@@ -398,6 +398,28 @@ def test_pairs_of_rows_have_the_bits_of_the_generic_row(rng, kernel, channels, m
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("taps", [5, 7])
+@pytest.mark.parametrize(("kernel", "multiplier"), [("nhwc_direct", 1), ("nhwc_direct_multiplier", 2)])
+def test_pairs_of_rows_of_large_kernels_have_the_bits_of_the_generic_row(
+    rng, kernel, multiplier, taps, isa, dtype
+):
+    """Fewer rows and columns than taps and more, under tiles of every width, cut on all sides."""
+    sizes = itertools.product((4, 5, 7, 8, 12, 18), (1, 2, 3, 9), (1, 2), (0, taps // 2, taps - 1))
+    for width, height, stride, pad in sizes:
+        if min(height, width) + 2 * pad < taps:
+            continue
+        for channels, filter_rows in ((20, taps), (20, 3), (64, taps)):
+            image = 1, height, width * stride, channels
+            filter_shape = filter_rows, taps, channels, multiplier
+            spec = _spec.general_spec(image, filter_shape, dtype, stride=stride, padding=pad)
+            x, filter = operands(rng, spec, "forward")
+            expected = plan(spec, "forward", GENERIC, isa).run(x, filter, None, None, 1)
+            result = plan(spec, "forward", kernel, isa).run(x, filter, None, None, 1)
+            assert same_bits(result, expected), spec
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize(
     ("kernel", "channels", "multiplier"),
     [("nhwc_direct", 20, 1), ("nhwc_direct", 64, 1), ("nhwc_direct_multiplier", 16, 2)],

@@ -35,6 +35,9 @@ void relax() {
 #endif
 }
 
+// Between the looks of one who waits: the `looks`-th.
+void relax(int looks) { looks < kSpinsBeforeYield ? relax() : std::this_thread::yield(); }
+
 // Asks the caller's poll every kPoll.
 bool keep_going(const Loop& loop, Clock::time_point& last) {
   const auto now = Clock::now();
@@ -68,9 +71,15 @@ class Job {
 
   void work(int thread, bool caller) {
     Clock::time_point polled = caller && loop_.poll ? Clock::now() : Clock::time_point{};
-    const auto run = [&](std::int64_t step) {
-      run_step(step);
+    const auto poll = [&] {
       if (caller && loop_.poll && !keep_going(loop_, polled)) stop();
+    };
+    const auto run = [&](std::int64_t step) {
+      const std::int64_t end = std::min((step + 1) * step_, loop_.count);
+      for (std::int64_t item = step * step_; item < end && !stopped(); ++item) {
+        if (!loop_.body(loop_.context, item)) stop();
+        poll();
+      }
     };
     const auto start = Clock::now();
     std::int64_t done = 0;
@@ -82,15 +91,14 @@ class Job {
       }
     };
     help(false);
-    if (done > 0) wait_for_others((Clock::now() - start) / done);
+    if (done > 0) wait_for_others((Clock::now() - start) / done, poll);
     help(true);
   }
 
   bool stopped() const { return stopped_.load(std::memory_order_relaxed); }
 
  private:
-  // So that both ends of a range fit into one word.
-  static constexpr std::int64_t kMostSteps = std::int64_t{1} << 30;
+  static constexpr std::int64_t kMostSteps = 1 << 16;  // so that both ends of a range fit into one word
 
   // The steps that nobody has taken: from the low half of a word up to its high half.
   class alignas(kCacheLine) Part {
@@ -127,16 +135,15 @@ class Job {
     std::int64_t begin_;
   };
 
-  void run_step(std::int64_t step) {
-    const std::int64_t end = std::min((step + 1) * step_, loop_.count);
-    for (std::int64_t item = step * step_; item < end && !stopped(); ++item)
-      if (!loop_.body(loop_.context, item)) stop();
-  }
-
-  void wait_for_others(Clock::duration at_most) {
+  template <class Poll>
+  void wait_for_others(Clock::duration at_most, const Poll& poll) const {
     const auto until = Clock::now() + at_most;
     const auto empty = [](const Part& part) { return part.empty(); };
-    while (!std::all_of(parts_, parts_ + ranges_, empty) && Clock::now() < until) relax();
+    for (int i = 0; !std::all_of(parts_, parts_ + ranges_, empty) && Clock::now() < until && !stopped();
+         ++i) {
+      relax(i);
+      poll();
+    }
   }
 
   void stop() { stopped_.store(true, std::memory_order_relaxed); }
@@ -168,8 +175,7 @@ class Slot {
   bool work() {
     job_.work(0, true);
     const int joined = threads_ - 1 - seats_.exchange(0, std::memory_order_acquire);
-    for (int i = 0; done_.load(std::memory_order_acquire) < joined; ++i)
-      i < kSpinsBeforeYield ? relax() : std::this_thread::yield();
+    for (int i = 0; done_.load(std::memory_order_acquire) < joined; ++i) relax(i);
     const bool finished = !job_.stopped();
     taken_.store(false, std::memory_order_release);
     return finished;

@@ -34,7 +34,7 @@ void run_squares(std::int64_t count, int threads) {
 
 void every_item_runs_once() {
   for (const int threads : {-1, 0, 1, 2, 3, 8, 1000})
-    for (const std::int64_t count : {0, 1, 2, 7, 64, 1000}) run_squares(count, threads);
+    for (const std::int64_t count : {0, 1, 2, 7, 64, 1000, 200'001}) run_squares(count, threads);
 }
 
 void many_callers_at_once() {
