@@ -17,8 +17,9 @@ constexpr index_t kMaxSpectraBytes = 64 << 20;
 
 // Cycles for a point of a pass in the first-level cache, with lines of 64 bytes; the order is kFftRadices'.
 constexpr double kPassCycles[] = {9.5, 8.2, 6.6, 6.2, 5.6, 4.7, 4.6, 4.5};
-// What the direct kernels take for a tap of a line, and once to pack a tap's weights.
-constexpr double kDirectCycles = 1.15, kPackCycles = 16;
+// What the direct kernels take for a tap of a line, where tiles take two rows under large kernels, and once
+// to pack a tap's weights.
+constexpr double kDirectCycles = 1.15, kPairCycles = 0.98, kPackCycles = 16;
 // By how much a transform must win, since its planes lie in the second-level cache: over 454 problems on two
 // ISAs that is within 0.7% of the better of both in the mean.
 constexpr double kMargin = 1.7;
@@ -329,7 +330,9 @@ double direct_cycles(const Spec& s, const Need& h, const Need& w, int vector_byt
     return cycles * lines * static_cast<double>(s.batch) * h.live * w.live;
   }
   const double taps = static_cast<double>(h.taps) * static_cast<double>(w.taps);
-  return lines * (kDirectCycles * h.live * w.live + kPackCycles * taps);
+  const bool pairs = s.layout == Layout::nhwc && vector_bytes == kLineBytes &&
+                     std::min(h.taps, w.taps) >= 5 && s.h.stride == 1 && s.w.stride == 1;
+  return lines * ((pairs ? kPairCycles : kDirectCycles) * h.live * w.live + kPackCycles * taps);
 }
 
 }  // namespace

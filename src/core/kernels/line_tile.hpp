@@ -186,23 +186,42 @@ DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
   }
 }
 
-// One tap: its weight against Pixels inputs, `step` elements and `stride` positions apart.
-template <int Pixels, class S, class Load, class In>
+// The weights of one tap in each of Rows rows of a kernel.
+template <class T, int Rows>
+struct TapWeights {
+  const T* at[Rows];
+
+  DEPTHWISE_INLINE TapWeights& operator+=(index_t step) {
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) at[r] += step;
+    return *this;
+  }
+  DEPTHWISE_INLINE TapWeights operator+(index_t step) const { return TapWeights(*this) += step; }
+};
+
+// One tap: its weights against Pixels inputs, `step` elements and `stride` positions apart.
+template <int Rows, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_tap(const S* x, index_t step, int stride, const Load& load,
-                              vec<compute_t<S>> weight, const In& inside, vec<compute_t<S>> (&acc)[Pixels]) {
+                              const TapWeights<compute_t<S>, Rows>& w, const In& inside,
+                              vec<compute_t<S>> (*acc)[Pixels]) {
   Steps<const S*> from{x, step};
 #pragma GCC unroll 16
   for (int p = 0; p < Pixels; ++p) {
     const S* const at = from(p);
-    if (inside.has(p * stride, (Pixels - 1) * stride + 1)) acc[p] = simd::fma(load(at), weight, acc[p]);
+    if (!inside.has(p * stride, (Pixels - 1) * stride + 1)) continue;
+    vec<compute_t<S>> input = load(at);
+    if (Rows > 1) keep(input);
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) acc[r][p] = simd::fma(input, simd::load(w.at[r]), acc[r][p]);
   }
 }
 
-// Adjacent inputs on which all outputs of a tile have taps, from that of the last output on the first of them
-// on: each weight is loaded once for all the inputs that it touches.
-template <int Inputs, int Pixels, class S, class Load>
-DEPTHWISE_INLINE void add_inputs(const S* x, index_t pixel_step, const Load& load, const compute_t<S>* w,
-                                 index_t weight_step, vec<compute_t<S>> (&acc)[Pixels]) {
+// Adjacent inputs on which all outputs of a tile have taps; w are those of the last output on the first of
+// them. Each weight is loaded once for all the inputs that it touches.
+template <int Inputs, int Rows, int Pixels, class S, class Load>
+DEPTHWISE_INLINE void add_inputs(const S* x, index_t pixel_step, const Load& load,
+                                 TapWeights<compute_t<S>, Rows> w, index_t weight_step,
+                                 vec<compute_t<S>> (*acc)[Pixels]) {
   vec<compute_t<S>> inputs[Inputs];
   Steps<const S*> source{x, pixel_step};
 #pragma GCC unroll 8
@@ -210,43 +229,50 @@ DEPTHWISE_INLINE void add_inputs(const S* x, index_t pixel_step, const Load& loa
     inputs[i] = load(source(i));
     keep(inputs[i]);
   }
-  Steps<const compute_t<S>*> from{w, weight_step};
 #pragma GCC unroll 16
-  for (int k = 0; k < Inputs + Pixels - 1; ++k) {
-    vec<compute_t<S>> weight = simd::load(from(k));
-    if (Inputs > 1) keep(weight);
+  for (int k = 0; k < Inputs + Pixels - 1; ++k, w += weight_step) {
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) {
+      opaque(w.at[r]);
+      vec<compute_t<S>> weight = simd::load(w.at[r]);
+      if (Inputs > 1) keep(weight);
 #pragma GCC unroll 8
-    for (int i = 0; i < Inputs; ++i)
-      if (const int p = i + Pixels - 1 - k; p >= 0 && p < Pixels)
-        acc[p] = simd::fma(inputs[i], weight, acc[p]);
+      for (int i = 0; i < Inputs; ++i)
+        if (const int p = i + Pixels - 1 - k; p >= 0 && p < Pixels)
+          acc[r][p] = simd::fma(inputs[i], weight, acc[r][p]);
+    }
   }
 }
 
-// One input, of which the outputs [begin, end) of a tile have taps; w is that of output 0.
-template <int Pixels, class S, class Load>
-DEPTHWISE_INLINE void add_input(const S* x, const Load& load, const compute_t<S>* w, index_t weight_step,
-                                int begin, int end, vec<compute_t<S>> (&acc)[Pixels]) {
+// One input, of which the outputs [begin, end) of a tile have taps; w are those of output 0.
+template <int Rows, int Pixels, class S, class Load>
+DEPTHWISE_INLINE void add_input(const S* x, const Load& load, TapWeights<compute_t<S>, Rows> w,
+                                index_t weight_step, int begin, int end, vec<compute_t<S>> (*acc)[Pixels]) {
   const vec<compute_t<S>> input = load(x);
 #pragma GCC unroll 16
-  for (int p = 0; p < Pixels; ++p, w -= weight_step)
-    if (p >= begin && p < end) acc[p] = simd::fma(input, simd::load(w), acc[p]);
+  for (int p = 0; p < Pixels; ++p, w += -weight_step) {
+    if (p < begin || p >= end) continue;
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) acc[r][p] = simd::fma(input, simd::load(w.at[r]), acc[r][p]);
+  }
 }
 
 // All inputs that the outputs of a tile have taps on, one after the other: under kernels larger than the
 // image, they are fewer than the taps, and most outputs have taps on all of them.
-template <int Pixels, class S, class Load>
-DEPTHWISE_INLINE void add_all_inputs(const Window<S>& b, const S* x, const Load& load, const compute_t<S>* w,
-                                     const Covered& inside, vec<compute_t<S>> (&acc)[Pixels]) {
+template <int Rows, int Pixels, class S, class Load>
+DEPTHWISE_INLINE void add_all_inputs(const Window<S>& b, const S* x, const Load& load,
+                                     TapWeights<compute_t<S>, Rows> w, const Covered& inside,
+                                     vec<compute_t<S>> (*acc)[Pixels]) {
   const int taps = static_cast<int>(b.taps), end = inside.begin + inside.count;
   int i = inside.begin;
-  x += i * b.pixel_step, w += i * b.weight_step;  // that of the first output
+  x += i * b.pixel_step, w += i * b.weight_step;  // those of the first output
   const auto by_some_outputs = [&](int stop) {
     for (; i < stop; ++i, x += b.pixel_step, w += b.weight_step)
       add_input(x, load, w, b.weight_step, i - taps + 1, i + 1, acc);
   };
   const auto by_all_outputs = [&]<int Inputs>(std::integral_constant<int, Inputs>) {
     for (; i + Inputs <= end && i + Inputs <= taps; i += Inputs) {
-      add_inputs<Inputs>(x, b.pixel_step, load, w - (Pixels - 1) * b.weight_step, b.weight_step, acc);
+      add_inputs<Inputs>(x, b.pixel_step, load, w + -(Pixels - 1) * b.weight_step, b.weight_step, acc);
       x += Inputs * b.pixel_step, w += Inputs * b.weight_step;
     }
   };
@@ -258,18 +284,30 @@ DEPTHWISE_INLINE void add_all_inputs(const Window<S>& b, const S* x, const Load&
 }
 
 // Any number of taps, by threes where neighbouring outputs share inputs.
-template <int Stride, int Pixels, class S, class Load, class In>
-DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& load, const compute_t<S>* w,
-                                   const In& inside, vec<compute_t<S>> (&acc)[Pixels]) {
+template <int Stride, int Rows, int Pixels, class S, class Load, class In>
+DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& load,
+                                   TapWeights<compute_t<S>, Rows> w, const In& inside,
+                                   vec<compute_t<S>> (*acc)[Pixels]) {
   const int taps = static_cast<int>(b.taps), stride = static_cast<int>(b.stride),
             spacing = static_cast<int>(b.spacing);
   if constexpr (std::is_same_v<In, Covered>) return add_all_inputs(b, x, load, w, inside, acc);
   int k = 0;
   if constexpr (Stride == 1)
     for (; k + 3 <= taps; k += 3, x += 3 * b.pixel_step, w += 3 * b.weight_step)
-      add_taps<3, 1, 1, Pixels>(x, b.pixel_step, load, {w}, b.weight_step, inside.from(k), &acc);
+      add_taps<3, 1, Rows, Pixels>(x, b.pixel_step, load, w.at, b.weight_step, inside.from(k), acc);
   for (; k < taps; ++k, x += spacing * b.pixel_step, w += b.weight_step)
-    add_tap<Pixels>(x, stride * b.pixel_step, stride, load, simd::load(w), inside.from(k * spacing), acc);
+    add_tap(x, stride * b.pixel_step, stride, load, w, inside.from(k * spacing), acc);
+}
+
+// The taps of one source row, for the outputs of Rows rows.
+template <int Taps, int Stride, int Rows, int Pixels, class S, class Load, class In>
+DEPTHWISE_INLINE void add_source_row(const Window<S>& b, const S* x, const Load& load,
+                                     const TapWeights<compute_t<S>, Rows>& w, const In& inside,
+                                     vec<compute_t<S>> (*acc)[Pixels]) {
+  if constexpr (Taps > 0)
+    add_taps<Taps, Stride, Rows, Pixels>(x, b.pixel_step, load, w.at, b.weight_step, inside, acc);
+  else
+    add_any_taps<Stride>(b, x, load, w, inside, acc);
 }
 
 // Adds source rows [begin, end) to the sums of output row `row` of a tile, for Vectors vectors of channels; w
@@ -281,12 +319,9 @@ DEPTHWISE_INLINE void add_rows(const Window<S>& b, const S* const* table, index_
   for (index_t t = begin; t < end; ++t, w += b.weight_row) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v) {
-      const S* const x = table[t] + offset + v * kLanes<compute_t<S>>;
-      const compute_t<S>* const from = w + v * b.weight_vector;
-      if constexpr (Taps > 0)
-        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {from}, b.weight_step, inside, acc[v] + row);
-      else
-        add_any_taps<Stride, Pixels>(b, x, load, from, inside, acc[v][row]);
+      const TapWeights<compute_t<S>, 1> from{w + v * b.weight_vector};
+      add_source_row<Taps, Stride>(b, table[t] + offset + v * kLanes<compute_t<S>>, load, from, inside,
+                                   acc[v] + row);
     }
   }
 }
@@ -300,11 +335,10 @@ DEPTHWISE_INLINE void add_row_pair(const Window<S>& b, const WindowRows<S>& rows
   const index_t both = clamp(b.row_stride), second = clamp(b.row_taps);
   add_rows<Taps, Stride>(b, rows.table, rows.begin, both, offset, load, w + rows.begin * b.weight_row, inside,
                          0, acc);
-  const compute_t<S>* above = w + both * b.weight_row;
-  const compute_t<S>* below = above - b.row_stride * b.weight_row;
-  for (index_t t = both; t < second; ++t, above += b.weight_row, below += b.weight_row)
-    add_taps<Taps, Stride, 2, Pixels>(rows.table[t] + offset, b.pixel_step, load, {above, below},
-                                      b.weight_step, inside, acc[0]);
+  const compute_t<S>* const above = w + both * b.weight_row;
+  TapWeights<compute_t<S>, 2> pair{above, above - b.row_stride * b.weight_row};
+  for (index_t t = both; t < second; ++t, pair += b.weight_row)
+    add_source_row<Taps, Stride>(b, rows.table[t] + offset, load, pair, inside, acc[0]);
   add_rows<Taps, Stride>(b, rows.table, second, rows.end, offset, load,
                          w + (second - b.row_stride) * b.weight_row, inside, 1, acc);
 }

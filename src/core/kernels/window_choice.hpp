@@ -56,8 +56,14 @@ WindowFunction<S> pair_of_many(const Window<S>& b) {
     if (const auto square = square_pair<S, Load, 5, Pixels>(b)) return square;
     if (const auto square = square_pair<S, Load, 7, Pixels>(b)) return square;
   }
-  const bool pairs = b.spacing == 1 && b.stride == 1 && b.taps == 3 && b.row_stride <= b.row_taps;
-  return pairs ? window_rows<S, Load, Shape{3, 1, 2, Pixels}> : nullptr;
+  if (b.row_stride > b.row_taps) return nullptr;
+  const bool dense = b.spacing == 1 && b.stride == 1;
+  const bool halved = b.spacing == 1 && b.stride == 2, odd = b.taps == 3 || b.taps == 5 || b.taps == 7;
+  if (dense && b.taps == 3) return window_rows<S, Load, Shape{3, 1, 2, Pixels}>;
+  if (dense && b.taps == 5) return window_rows<S, Load, Shape{5, 1, 2, Pixels}>;
+  if (dense && b.taps == 7) return window_rows<S, Load, Shape{7, 1, 2, Pixels}>;
+  if ((dense && b.taps <= 2) || (halved && odd)) return nullptr;
+  return dense ? window_rows<S, Load, Shape{0, 1, 2, Pixels}> : window_rows<S, Load, Shape{0, 0, 2, Pixels}>;
 }
 
 template <class S, class Load, int Pixels>
