@@ -47,23 +47,31 @@ WindowFunction<S> square_pair(const Window<S>& b) {
   return nullptr;
 }
 
+// Under other taps than those of a square of 3, 5 or 7.
+template <class S, class Load, int Pixels>
+WindowFunction<S> oblong_pair(const Window<S>& b) {
+  const bool dense = b.spacing == 1 && b.stride == 1, halved = b.spacing == 1 && b.stride == 2;
+  if (dense && b.taps == 5) return window_rows<S, Load, Shape{5, 1, 2, Pixels}>;
+  if (dense && b.taps > 3) return window_rows<S, Load, Shape{0, 1, 2, Pixels}>;
+  const bool any = !dense && !(halved && (b.taps == 3 || b.taps == 5 || b.taps == 7));
+  return any ? window_rows<S, Load, Shape{0, 0, 2, Pixels}> : nullptr;
+}
+
 // Where registers are many, the sums of two rows, the weights of two rows of taps and an input fill them:
 // each source row is read for both, which halves what comes from the second-level cache under large kernels.
+// Only shapes that are often met, to keep what is compiled within bounds.
 template <class S, class Load, int Pixels>
 WindowFunction<S> pair_of_many(const Window<S>& b) {
+  constexpr bool kPlain = sizeof(S) == sizeof(compute_t<S>) && !Load::kRepeats;
   if (const auto square = square_pair<S, Load, 3, Pixels>(b)) return square;
   if constexpr (Pixels > 4) {
     if (const auto square = square_pair<S, Load, 5, Pixels>(b)) return square;
     if (const auto square = square_pair<S, Load, 7, Pixels>(b)) return square;
   }
   if (b.row_stride > b.row_taps) return nullptr;
-  const bool dense = b.spacing == 1 && b.stride == 1;
-  const bool halved = b.spacing == 1 && b.stride == 2, odd = b.taps == 3 || b.taps == 5 || b.taps == 7;
-  if (dense && b.taps == 3) return window_rows<S, Load, Shape{3, 1, 2, Pixels}>;
-  if (dense && b.taps == 5) return window_rows<S, Load, Shape{5, 1, 2, Pixels}>;
-  if (dense && b.taps == 7) return window_rows<S, Load, Shape{7, 1, 2, Pixels}>;
-  if ((dense && b.taps <= 2) || (halved && odd)) return nullptr;
-  return dense ? window_rows<S, Load, Shape{0, 1, 2, Pixels}> : window_rows<S, Load, Shape{0, 0, 2, Pixels}>;
+  if (b.spacing == 1 && b.stride == 1 && b.taps == 3) return window_rows<S, Load, Shape{3, 1, 2, Pixels}>;
+  if constexpr (kPlain && Pixels > 4) return oblong_pair<S, Load, Pixels>(b);
+  return nullptr;
 }
 
 template <class S, class Load, int Pixels>
