@@ -106,26 +106,29 @@ bool few_ways() { return caches().l1 <= 8 * kWayBytes; }
 
 // Outputs of a row that tiles of a whole line in one vector hold, by measurement: few under 3x3 taps where
 // what a wider tile reads would evict itself from the first-level cache (pixels of the one distance or the
-// other, and a stride of 2; with many ways, where it comes from beyond the second-level cache), or where it
-// is read and written beyond the caches, a page or more at a time. Else 0.
+// other, and a stride of 2), or where it is read and written beyond the caches, a page or more at a time;
+// with many ways, where it comes from beyond the second-level cache. Else 0.
 int few_pixels(const Problem& p, int vector_bytes) {
   const index_t element = compute_bytes(p.spec.dtype), pixel = p.channels * element;
   const bool as_it_is = p.spec.multiplier == 1 && as_stored(p.spec);
-  if (vector_bytes != kLineBytes || !as_it_is || p.w.spacing != 1 || p.w.src_step != 1) return 0;
+  if (vector_bytes != kLineBytes || !as_it_is || p.w.spacing != 1) return 0;
   if (p.h.taps != 3 || p.w.taps != 3 || p.h.stride != p.w.stride) return 0;
-  const bool evicts = pixel % kWayBytes == kWayBytes / 2 || pixel == kWayBytes / 4;
-  if (p.w.stride == 2 && evicts && (few_ways() || 2 * image_bytes(p.spec) > 3 * caches().l2))
-    return kFewPixels;
-  return p.w.stride == 1 && beyond_caches(p.spec) && pixel >= kWayBytes / 4 ? kLinePixels : 0;
+  const bool outside = image_bytes(p.spec) > caches().l2, adjacent = p.w.src_step == 1,
+             evicts = pixel % kWayBytes == kWayBytes / 2 || pixel == kWayBytes / 4;
+  if (p.w.stride == 2 && adjacent && evicts && (few_ways() || outside)) return kFewPixels;
+  if (!few_ways()) return outside ? kLinePixels : 0;
+  const bool pages = p.w.stride == 1 && adjacent && pixel >= kWayBytes / 4;
+  return pages && beyond_caches(p.spec) ? kLinePixels : 0;
 }
 
 // Rows far enough ahead for the memory to answer, not so far that they are evicted again; 0 where nothing
-// pays.
+// pays, as for whole lines with many ways, which such processors fetch ahead as well themselves.
 int tiles_ahead(const Problem& p, const Tile& t, bool whole_lines) {
   constexpr index_t kFetchBytes = 4 << 10, kLeastTiles = 2, kStridedBytes = 10 << 20;
   const index_t pixel = p.channels / p.spec.multiplier * dtype_bytes(p.spec.dtype);
   // By measurement, where lines are read at once: under strides from less than the caches on.
   const bool strided = p.h.stride > 1 && t.pixels > kFewPixels && image_bytes(p.spec) > kStridedBytes;
+  if (whole_lines && !few_ways()) return 0;
   const bool pays = beyond_caches(p.spec) || (whole_lines ? strided : fetching_pays(p));
   return pays && pixel > 0 ? static_cast<int>(std::max(kLeastTiles, ceil_div(kFetchBytes, t.pixels * pixel)))
                            : 0;
