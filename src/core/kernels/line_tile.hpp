@@ -33,8 +33,8 @@ template <class T>
 inline constexpr int kParts = kLine<T> / kLanes<T>;
 
 // A tile: outputs of `rows` x `pixels` and some vectors of channels, under adjacent taps of a row whose
-// number and stride are known, or under any (0 taps). Those of a square have as many
-// rows of taps, of the same stride, and weights that are adjacent.
+// number and stride are known, or under any (0 taps). A square has as many rows of taps, of the same stride,
+// and weights that are adjacent.
 struct Shape {
   int taps, stride, rows, pixels, vectors = 1;
   bool square = false;
