@@ -250,8 +250,8 @@ struct Choice {
 
 // An image's bits must not depend on how many images follow it, so the choice does not know the batch.
 Cost assess(const Spec& s, const Axes& axes, const Cut& h, const Cut& w, index_t units) {
-  // With a border, scratch stays as small as the direct kernels', however small the cache.
-  const index_t cached = s.border == Border::constant ? caches().l2 : std::max(caches().l2, kMaxScratchBytes);
+  // With a border, scratch stays as small as the direct kernels', however small or large the cache.
+  const index_t cached = s.border == Border::constant ? caches().l2 : kMaxScratchBytes;
   const index_t images = s.op == Op::grad_filter ? s.batch : 1;
   Cost c;
   c.group = axes.turned ? 1 : lane_group(s, w.tiles);
