@@ -330,7 +330,7 @@ double direct_cycles(const Spec& s, const Need& h, const Need& w, int vector_byt
     return cycles * lines * static_cast<double>(s.batch) * h.live * w.live;
   }
   const double taps = static_cast<double>(h.taps) * static_cast<double>(w.taps);
-  const bool pairs = s.layout == Layout::nhwc && vector_bytes == kLineBytes &&
+  const bool pairs = s.layout == Layout::nhwc && s.dtype == DType::f32 && vector_bytes == kLineBytes &&
                      std::min(h.taps, w.taps) >= 5 && s.h.stride == 1 && s.w.stride == 1;
   return lines * ((pairs ? kPairCycles : kDirectCycles) * h.live * w.live + kPackCycles * taps);
 }

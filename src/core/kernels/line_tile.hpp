@@ -154,16 +154,29 @@ struct Steps {
   }
 };
 
-// Adjacent taps of one source row, for the outputs of Rows rows; row r takes its weights from w[r].
+// The weights of one tap in each of Rows rows of a kernel.
+template <class T, int Rows>
+struct TapWeights {
+  const T* at[Rows];
+
+  DEPTHWISE_INLINE TapWeights& operator+=(index_t step) {
+#pragma GCC unroll 2
+    for (int r = 0; r < Rows; ++r) at[r] += step;
+    return *this;
+  }
+  DEPTHWISE_INLINE TapWeights operator+(index_t step) const { return TapWeights(*this) += step; }
+};
+
+// Adjacent taps of one source row, for the outputs of Rows rows; w are the weights of the first.
 template <int Taps, int Stride, int Rows, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
-                               const compute_t<S>* const (&w)[Rows], index_t weight_step, const In& inside,
+                               const TapWeights<compute_t<S>, Rows>& w, index_t weight_step, const In& inside,
                                vec<compute_t<S>> (*acc)[Pixels]) {
   constexpr int inputs = (Pixels - 1) * Stride + Taps;
   vec<compute_t<S>> weights[Rows][Taps];
 #pragma GCC unroll 2
   for (int r = 0; r < Rows; ++r) {
-    const compute_t<S>* from = w[r];
+    const compute_t<S>* from = w.at[r];
 #pragma GCC unroll 8
     for (int k = 0; k < Taps; ++k, from += weight_step) {
       weights[r][k] = simd::load(from);
@@ -185,19 +198,6 @@ DEPTHWISE_INLINE void add_taps(const S* x, index_t pixel_step, const Load& load,
           acc[r][(i - k) / Stride] = simd::fma(input, weights[r][k], acc[r][(i - k) / Stride]);
   }
 }
-
-// The weights of one tap in each of Rows rows of a kernel.
-template <class T, int Rows>
-struct TapWeights {
-  const T* at[Rows];
-
-  DEPTHWISE_INLINE TapWeights& operator+=(index_t step) {
-#pragma GCC unroll 2
-    for (int r = 0; r < Rows; ++r) at[r] += step;
-    return *this;
-  }
-  DEPTHWISE_INLINE TapWeights operator+(index_t step) const { return TapWeights(*this) += step; }
-};
 
 // One tap: its weights against Pixels inputs, `step` elements and `stride` positions apart.
 template <int Rows, int Pixels, class S, class Load, class In>
@@ -294,7 +294,7 @@ DEPTHWISE_INLINE void add_any_taps(const Window<S>& b, const S* x, const Load& l
   int k = 0;
   if constexpr (Stride == 1)
     for (; k + 3 <= taps; k += 3, x += 3 * b.pixel_step, w += 3 * b.weight_step)
-      add_taps<3, 1, Rows, Pixels>(x, b.pixel_step, load, w.at, b.weight_step, inside.from(k), acc);
+      add_taps<3, 1, Rows, Pixels>(x, b.pixel_step, load, w, b.weight_step, inside.from(k), acc);
   for (; k < taps; ++k, x += spacing * b.pixel_step, w += b.weight_step)
     add_tap(x, stride * b.pixel_step, stride, load, w, inside.from(k * spacing), acc);
 }
@@ -305,7 +305,7 @@ DEPTHWISE_INLINE void add_source_row(const Window<S>& b, const S* x, const Load&
                                      const TapWeights<compute_t<S>, Rows>& w, const In& inside,
                                      vec<compute_t<S>> (*acc)[Pixels]) {
   if constexpr (Taps > 0)
-    add_taps<Taps, Stride, Rows, Pixels>(x, b.pixel_step, load, w.at, b.weight_step, inside, acc);
+    add_taps<Taps, Stride, Rows, Pixels>(x, b.pixel_step, load, w, b.weight_step, inside, acc);
   else
     add_any_taps<Stride>(b, x, load, w, inside, acc);
 }
@@ -359,11 +359,11 @@ DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, 
       const compute_t<S>* const above = w + (v * Taps + t) * Taps * L;
       const compute_t<S>* const below = above - Stride * Taps * L;
       if (Rows == 1 || t < Stride)
-        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {above}, L, inside, acc[v]);
+        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {{above}}, L, inside, acc[v]);
       else if (t >= Taps)
-        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {below}, L, inside, acc[v] + 1);
+        add_taps<Taps, Stride, 1, Pixels>(x, b.pixel_step, load, {{below}}, L, inside, acc[v] + 1);
       else if constexpr (Rows == 2)
-        add_taps<Taps, Stride, 2, Pixels>(x, b.pixel_step, load, {above, below}, L, inside, acc[v]);
+        add_taps<Taps, Stride, 2, Pixels>(x, b.pixel_step, load, {{above, below}}, L, inside, acc[v]);
     }
   }
 }

@@ -5,18 +5,34 @@
 
 namespace {
 
+// What the loops of a window may know when they are compiled: taps of 0 stand for any number, as a stride of
+// 0 does, whose taps may lie apart.
+struct KnownTaps {
+  index_t taps, stride;
+
+  bool operator==(const KnownTaps&) const = default;
+};
+
+template <class S>
+KnownTaps known_taps(const Window<S>& b) {
+  const bool odd = b.taps == 3 || b.taps == 5 || b.taps == 7, adjacent = b.spacing == 1;
+  if (adjacent && b.stride == 1) return {odd || b.taps <= 2 ? b.taps : 0, 1};
+  return adjacent && b.stride == 2 && odd ? KnownTaps{b.taps, 2} : KnownTaps{0, 0};
+}
+
 template <class S, class Load, int Pixels>
 WindowFunction<S> window_function_of(const Window<S>& b) {
-  const bool dense = b.spacing == 1 && b.stride == 1, halved = b.spacing == 1 && b.stride == 2;
-  if (dense && b.taps == 1) return window_rows<S, Load, Shape{1, 1, 1, Pixels}>;
-  if (dense && b.taps == 2) return window_rows<S, Load, Shape{2, 1, 1, Pixels}>;
-  if (dense && b.taps == 3) return window_rows<S, Load, Shape{3, 1, 1, Pixels}>;
-  if (dense && b.taps == 5) return window_rows<S, Load, Shape{5, 1, 1, Pixels}>;
-  if (dense && b.taps == 7) return window_rows<S, Load, Shape{7, 1, 1, Pixels}>;
-  if (halved && b.taps == 3) return window_rows<S, Load, Shape{3, 2, 1, Pixels}>;
-  if (halved && b.taps == 5) return window_rows<S, Load, Shape{5, 2, 1, Pixels}>;
-  if (halved && b.taps == 7) return window_rows<S, Load, Shape{7, 2, 1, Pixels}>;
-  return dense ? window_rows<S, Load, Shape{0, 1, 1, Pixels}> : window_rows<S, Load, Shape{0, 0, 1, Pixels}>;
+  const KnownTaps known = known_taps(b);
+  if (known == KnownTaps{1, 1}) return window_rows<S, Load, Shape{1, 1, 1, Pixels}>;
+  if (known == KnownTaps{2, 1}) return window_rows<S, Load, Shape{2, 1, 1, Pixels}>;
+  if (known == KnownTaps{3, 1}) return window_rows<S, Load, Shape{3, 1, 1, Pixels}>;
+  if (known == KnownTaps{5, 1}) return window_rows<S, Load, Shape{5, 1, 1, Pixels}>;
+  if (known == KnownTaps{7, 1}) return window_rows<S, Load, Shape{7, 1, 1, Pixels}>;
+  if (known == KnownTaps{3, 2}) return window_rows<S, Load, Shape{3, 2, 1, Pixels}>;
+  if (known == KnownTaps{5, 2}) return window_rows<S, Load, Shape{5, 2, 1, Pixels}>;
+  if (known == KnownTaps{7, 2}) return window_rows<S, Load, Shape{7, 2, 1, Pixels}>;
+  if (known == KnownTaps{0, 1}) return window_rows<S, Load, Shape{0, 1, 1, Pixels}>;
+  return window_rows<S, Load, Shape{0, 0, 1, Pixels}>;
 }
 
 // Whether add_square() takes it, of so many taps.
@@ -47,14 +63,14 @@ WindowFunction<S> square_pair(const Window<S>& b) {
   return nullptr;
 }
 
-// Under other taps than those of a square of 3, 5 or 7.
+// Under kernels that are no such squares.
 template <class S, class Load, int Pixels>
 WindowFunction<S> oblong_pair(const Window<S>& b) {
-  const bool dense = b.spacing == 1 && b.stride == 1, halved = b.spacing == 1 && b.stride == 2;
-  if (dense && b.taps == 5) return window_rows<S, Load, Shape{5, 1, 2, Pixels}>;
-  if (dense && b.taps > 3) return window_rows<S, Load, Shape{0, 1, 2, Pixels}>;
-  const bool any = !dense && !(halved && (b.taps == 3 || b.taps == 5 || b.taps == 7));
-  return any ? window_rows<S, Load, Shape{0, 0, 2, Pixels}> : nullptr;
+  const KnownTaps known = known_taps(b);
+  if (known == KnownTaps{5, 1}) return window_rows<S, Load, Shape{5, 1, 2, Pixels}>;
+  if (known == KnownTaps{7, 1} || known == KnownTaps{0, 1})
+    return window_rows<S, Load, Shape{0, 1, 2, Pixels}>;
+  return known == KnownTaps{0, 0} ? window_rows<S, Load, Shape{0, 0, 2, Pixels}> : nullptr;
 }
 
 // Where registers are many, the sums of two rows, the weights of two rows of taps and an input fill them:
@@ -69,20 +85,18 @@ WindowFunction<S> pair_of_many(const Window<S>& b) {
     if (const auto square = square_pair<S, Load, 7, Pixels>(b)) return square;
   }
   if (b.row_stride > b.row_taps) return nullptr;
-  if (b.spacing == 1 && b.stride == 1 && b.taps == 3) return window_rows<S, Load, Shape{3, 1, 2, Pixels}>;
+  if (known_taps(b) == KnownTaps{3, 1}) return window_rows<S, Load, Shape{3, 1, 2, Pixels}>;
   if constexpr (kPlain && Pixels > 4) return oblong_pair<S, Load, Pixels>(b);
   return nullptr;
 }
 
 template <class S, class Load, int Pixels>
 WindowFunction<S> pair_function(const Window<S>& b) {
-  if constexpr (simd::kManyRegisters) return pair_of_many<S, Load, Pixels>(b);
-  if constexpr (!simd::kManyRegisters && simd::kFused) {
-    constexpr int pixels = 4;  // the sums of two rows, six weights and an input fill the registers
-    if (!takes_pairs(b)) return nullptr;
-    if (b.stride == 1) return window_rows<S, Load, square_of(3, 1, 2, pixels)>;
-    if (b.stride == 2) return window_rows<S, Load, square_of(3, 2, 2, pixels)>;
-  }
+  constexpr int pixels = 4;  // where the sums of two rows, six weights and an input fill the registers
+  if constexpr (simd::kManyRegisters)
+    return pair_of_many<S, Load, Pixels>(b);
+  else if constexpr (simd::kFused)
+    return takes_pairs(b) ? square_pair<S, Load, 3, pixels>(b) : nullptr;
   return nullptr;
 }
 
