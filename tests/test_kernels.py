@@ -528,7 +528,7 @@ def test_rows_that_would_leave_a_thread_waiting_are_not_shared_out(height, threa
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("op", ["forward", "grad_input"])
 def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, isa, dtype):
-    """Vectors may begin where the image's lines do: of all channels in one task, and of some in several."""
+    """Vectors may begin where the result's lines do: of all channels in one task, and of some in several."""
     size = DTYPES[dtype].itemsize
     for channels, height, stride in itertools.product((192, 204, 208, 296, 520, 1112), (2, 21), (1, 2)):
         image, filter_shape = (1, height, 18, channels), (3, 3, channels, 1)
@@ -541,6 +541,20 @@ def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, is
         for offset, threads in itertools.product((0, size, 16, 48, 64 - size), (1, 8)):
             result = chosen.run(at_address(a, offset), b, bias, None, threads)
             assert same_bits(result, expected), (spec, offset, threads)
+            out = at_address(np.full_like(expected, np.nan), offset)
+            assert same_bits(chosen.run(a, b, bias, out, threads), expected), (spec, offset, threads)
+
+
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("op", ["forward", "grad_input"])
+def test_results_lie_as_the_image_does_where_vectors_of_whole_lines_fit_both(rng, op, isa):
+    spec = _spec.general_spec((1, 7, 9, 208), (3, 3, 208, 1), "float32", padding="SAME")
+    a, b = operands(rng, spec, op)
+    for offset in (0, 16, 60):
+        a = at_address(a, offset)
+        address = plan(spec, op, "nhwc_direct", isa).run(a, b, None, None, 1).ctypes.data
+        assert address % 64 == (offset if isa == "avx512" else 0)
+        assert (a.ctypes.data // 64 - address // 64) % 64 == 4  # clear of what is read next
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

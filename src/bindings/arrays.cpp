@@ -72,9 +72,9 @@ PyObject* capsule_of(ResultMemory memory) {
 // input.
 constexpr std::uintptr_t kDistance = 4 * kLineBytes;
 
-// Who owns memory of at least so many bytes, and where in it a cache line begins; unless they are very many,
-// at that distance from `input`.
-std::pair<PyObject*, char*> aligned_memory(npy_intp bytes, const void* input) {
+// Who owns memory of at least so many bytes, and where in it they begin: with a cache line or, `alike`, where
+// the input's do; unless they are very many, at that distance from `input`.
+std::pair<PyObject*, char*> placed_memory(npy_intp bytes, const void* input, bool alike) {
   if (static_cast<std::size_t>(bytes) > kLeastKept) {
     const ResultMemory memory = take_memory(bytes);
     if (!memory.data) return {PyErr_NoMemory(), nullptr};
@@ -84,19 +84,19 @@ std::pair<PyObject*, char*> aligned_memory(npy_intp bytes, const void* input) {
   PyObject* const owner = PyArray_SimpleNew(1, &padded, NPY_UINT8);
   if (!owner) return {nullptr, nullptr};
   char* const data = PyArray_BYTES(as_array(owner));
-  const std::uintptr_t line = reinterpret_cast<std::uintptr_t>(input) / kLineBytes * kLineBytes;
-  return {owner, data + (line - kDistance - reinterpret_cast<std::uintptr_t>(data)) % kWayBytes};
+  const std::uintptr_t at = reinterpret_cast<std::uintptr_t>(input), from = alike ? at : at - at % kLineBytes;
+  return {owner, data + (from - kDistance - reinterpret_cast<std::uintptr_t>(data)) % kWayBytes};
 }
 
-// A new array; a large one begins at a cache line, since vectors that straddle lines are slow to store, and
-// only aligned ones can be written past the caches. NumPy's own arrays begin anywhere.
-PyObject* new_array(int type_number, npy_intp* dims, const void* input) {
+// A new array; a large one begins at a cache line, or where its input does: vectors that straddle lines are
+// slow to store, and only aligned ones can be written past the caches. NumPy's own arrays begin anywhere.
+PyObject* new_array(int type_number, npy_intp* dims, const void* input, bool alike) {
   constexpr npy_intp kLarge = 16 << 10;
   PyArray_Descr* const type = PyArray_DescrFromType(type_number);
   npy_intp bytes = PyDataType_ELSIZE(type);
   for (int i = 0; i < 4; ++i) bytes *= dims[i];
   if (bytes < kLarge) return PyArray_NewFromDescr(&PyArray_Type, type, 4, dims, nullptr, nullptr, 0, nullptr);
-  const auto [owner, data] = aligned_memory(bytes, input);
+  const auto [owner, data] = placed_memory(bytes, input, alike);
   if (!owner) return Py_DECREF(type), nullptr;
   PyObject* const array =
       PyArray_NewFromDescr(&PyArray_Type, type, 4, dims, nullptr, data, NPY_ARRAY_CARRAY, nullptr);
@@ -144,10 +144,10 @@ ArrayKind array_kind(PyObject* object) {
   return kind;
 }
 
-PyObject* output(PyObject* out, Element element, const Shape& shape, const Input& input) {
+PyObject* output(PyObject* out, Element element, const Shape& shape, const Input& input, bool alike) {
   if (out == Py_None) {
     npy_intp dims[4] = {shape[0], shape[1], shape[2], shape[3]};
-    PyObject* const fresh = new_array(g_type_numbers[static_cast<int>(element)], dims, input.data());
+    PyObject* const fresh = new_array(g_type_numbers[static_cast<int>(element)], dims, input.data(), alike);
     if (!fresh) throw nb::python_error();
     return fresh;
   }

@@ -39,8 +39,8 @@ struct ArrayKind {
 ArrayKind array_kind(PyObject* array);
 
 // The given array, checked to be writable and in C order, or a new one for None, placed for what is computed
-// from `input`. Returns a new reference.
-PyObject* output(PyObject* out, Element element, const Shape& shape, const Input& input);
+// from `input`: `alike`, where it lies as that does, as far as cache lines go. Returns a new reference.
+PyObject* output(PyObject* out, Element element, const Shape& shape, const Input& input, bool alike);
 void* output_data(PyObject* array);
 
 }  // namespace depthwise::bindings

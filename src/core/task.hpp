@@ -34,6 +34,7 @@ struct Tile {
   bool all_columns = false;  // direct kernel: a task computes all classes of columns, one after the other
   bool all_rows = false;     // planes: a task computes all classes of rows, one after the other
   bool whole_lines = false;  // direct kernel: tiles of kLinePixels, or of one, and of all vectors of a line
+  bool leads = false;  // direct kernel: vectors may begin some channels in, where results fit cache lines
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
   index_t channels = 1;  // separable kernel: channels of a unit
   FftAxis fft_h, fft_w;  // FFT kernels: the transforms of a tile; that of `fft_w` always is one

@@ -88,22 +88,18 @@ class Direct {
     return phases() ? Taps{0, 1, axis.kernel} : Taps{c.tap_start, c.tap_step, c.taps};
   }
 
-  // Channels before the first whose address a vector fits, where vectors of whole lines begin there: those
-  // that straddle two lines take two accesses each, and twice the room in the first-level cache. The first
-  // task has one more of them: few vectors make up for it only where pixels share sets of that cache. Where
-  // lines are written past the caches it is they that count, and copies are aligned.
+  // Channels before the first whose result a vector fits, where vectors begin there: a store that straddles
+  // two cache lines takes longer than all the loads that do, and these fit, too, where results lie as the
+  // image does.
   index_t find_lead() const {
     constexpr index_t lanes = kLanes<T>, size = sizeof(S), bytes = lanes * size;
-    if (kRepeats || lanes < kLine<T> || copies() || streams()) return 0;
-    const index_t over = reinterpret_cast<index_t>(task_.operands.a) % bytes,
+    if (kRepeats || !task_.tile->leads || streams()) return 0;
+    const index_t over = reinterpret_cast<index_t>(task_.operands.out) % bytes,
                   lead = over == 0 ? 0 : (bytes - over) / size;
-    const bool alike = over % size == 0 && source_.channels * size % (bytes / 2) == 0;
     // The last task's channels begin behind its units, and must fill a vector.
     const index_t units = task_.tile->units, lines = (result_.channels + lanes - 1) / lanes,
                   last = result_.channels - (lines - 1) / units * units * lanes;
-    const bool fills = last == result_.channels || last - lead >= lanes;
-    const index_t least = source_.channels * size % (depthwise::kWayBytes / 4) == 0 ? 4 : 12;
-    return alike && fills && depthwise::smaller(units, lines) >= least ? lead : 0;
+    return over % size == 0 && (last == result_.channels || last - lead >= lanes) ? lead : 0;
   }
 
   // From the weights of one vector of channels to the next one's.
