@@ -60,9 +60,8 @@ nb::any PyPlan::run(nb::handle a, nb::handle b, nb::handle bias, nb::handle out,
   const index_t outputs = s.out_channels();
   std::optional<Input> third;
   if (s.has_bias) third.emplace(bias.ptr(), "bias", own, &outputs, 1);
-  const auto result =
-      nb::steal<nb::any>(output(out.ptr(), element(s.output, s.dtype), shapes_.result, first,
-                                plan_.lies_as_image()));
+  const auto result = nb::steal<nb::any>(
+      output(out.ptr(), element(s.output, s.dtype), shapes_.result, first, plan_.lies_as_image()));
   if (!out.is_none()) {
     if (first.overlaps(out.ptr())) throw nb::value_error("out overlaps the first array in memory");
     if (second.overlaps(out.ptr())) throw nb::value_error("out overlaps the second array in memory");
