@@ -121,16 +121,19 @@ int few_pixels(const Problem& p, int vector_bytes) {
   return pages && beyond_caches(p.spec) ? kLinePixels : 0;
 }
 
-// Whether vectors of whole lines pay that begin some channels in, where results fit cache lines, by
-// measurement: pixels then have one vector more, and few make up for it only where pixels share sets of the
-// first-level cache.
-bool leading_pays(const Problem& p, int vector_bytes) {
-  constexpr index_t kLeastLines = 12, kLeastShared = 4;
+// Where vectors of whole lines begin, by measurement. Those that straddle lines take two accesses each: under
+// few taps stores cost more than the loads, under many the loads do; new results lie as the image does. Where
+// vectors do not begin at channel 0 pixels have one more, and few make up for it only where pixels share sets
+// of the first-level cache.
+Fit vector_fit(const Problem& p, int vector_bytes) {
+  constexpr index_t kFewTaps = 9, kLeastShared = 4, kLeast = 8, kLeastUnderMany = 12;
   const index_t line = kLineBytes / compute_bytes(p.spec.dtype), stored = line * dtype_bytes(p.spec.dtype),
                 pixel = p.channels * dtype_bytes(p.spec.dtype);
-  if (vector_bytes != kLineBytes || p.spec.multiplier > 1) return false;
-  const index_t least = pixel % (kWayBytes / 4) == 0 ? kLeastShared : kLeastLines;
-  return pixel % (stored / 2) == 0 && ceil_div(p.channels, line) >= least;
+  if (vector_bytes != kLineBytes || p.spec.multiplier > 1 || pixel % (stored / 2) != 0) return Fit::channels;
+  const bool few = p.spec.h.kernel * p.spec.w.kernel <= kFewTaps;
+  const index_t least = pixel % (kWayBytes / 4) == 0 ? kLeastShared : few ? kLeast : kLeastUnderMany;
+  if (ceil_div(p.channels, line) < least) return Fit::channels;
+  return few ? Fit::result : Fit::image;
 }
 
 // Rows far enough ahead for the memory to answer, not so far that they are evicted again; 0 where nothing
@@ -159,7 +162,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
              evicted = pixel * (p.w.out_step % kWayBytes) % kWayBytes == 0;
   Tile kind;
   kind.phases = phases;
-  kind.leads = !copies && leading_pays(p, vector_bytes);
+  kind.fit = copies ? Fit::channels : vector_fit(p, vector_bytes);
   // Classes of columns share their weights: where a task has all of them, these are packed once.
   kind.all_columns = !phases && !copies && spec.op == Op::forward;
   kind.whole_lines = !phases && !copies && line_tiles_pay(p, vector_bytes);

@@ -80,7 +80,7 @@ struct Plan {
   std::shared_ptr<const Patches> patches;
 
   // Whether a result is written fastest where it lies as the image does, as far as cache lines go.
-  bool lies_as_image() const { return rule.tile.leads && !rule.tile.stream && !patches; }
+  bool lies_as_image() const { return rule.tile.fit != Fit::channels && !rule.tile.stream && !patches; }
   // The plan that takes the filter's factors, if it has any; null where they are of no use.
   const Plan* if_rank_1() const {
     if (if_separable) return if_separable.get();

@@ -19,6 +19,10 @@ inline constexpr index_t kWayBytes = 4096;
 // the narrowest one whose vectors are lines.
 inline constexpr int kLinePixels = 4, kFewPixels = 2;
 
+// Where vectors of channels begin: at channel 0, or some channels in, where the image's cache lines do, or
+// the result's.
+enum class Fit { channels, image, result };
+
 // The shape of a kernel's work, chosen by the plan. A unit is a line of channels or an output plane.
 struct Tile {
   int pixels = 1;        // line kernels: outputs of a row that one tile holds in registers
@@ -34,7 +38,7 @@ struct Tile {
   bool all_columns = false;  // direct kernel: a task computes all classes of columns, one after the other
   bool all_rows = false;     // planes: a task computes all classes of rows, one after the other
   bool whole_lines = false;  // direct kernel: tiles of kLinePixels, or of one, and of all vectors of a line
-  bool leads = false;  // direct kernel: vectors may begin some channels in, where results fit cache lines
+  Fit fit = Fit::channels;   // direct kernel: where vectors of channels begin
   index_t images = 1;  // filter gradient: images of a block, all of whose rows it has when there are several
   index_t channels = 1;  // separable kernel: channels of a unit
   FftAxis fft_h, fft_w;  // FFT kernels: the transforms of a tile; that of `fft_w` always is one

@@ -88,13 +88,14 @@ class Direct {
     return phases() ? Taps{0, 1, axis.kernel} : Taps{c.tap_start, c.tap_step, c.taps};
   }
 
-  // Channels before the first whose result a vector fits, where vectors begin there: a store that straddles
-  // two cache lines takes longer than all the loads that do, and these fit, too, where results lie as the
-  // image does.
+  // Channels before the first with whose cache line a vector begins. Where lines are written past the caches
+  // it is they that count.
   index_t find_lead() const {
     constexpr index_t lanes = kLanes<T>, size = sizeof(S), bytes = lanes * size;
-    if (kRepeats || !task_.tile->leads || streams()) return 0;
-    const index_t over = reinterpret_cast<index_t>(task_.operands.out) % bytes,
+    const depthwise::Fit fit = task_.tile->fit;
+    if (kRepeats || fit == depthwise::Fit::channels || streams()) return 0;
+    const void* const fitted = fit == depthwise::Fit::image ? task_.operands.a : task_.operands.out;
+    const index_t over = reinterpret_cast<index_t>(fitted) % bytes,
                   lead = over == 0 ? 0 : (bytes - over) / size;
     // The last task's channels begin behind its units, and must fill a vector.
     const index_t units = task_.tile->units, lines = (result_.channels + lanes - 1) / lanes,
