@@ -530,8 +530,9 @@ def test_rows_that_would_leave_a_thread_waiting_are_not_shared_out(height, threa
 def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, isa, dtype):
     """Vectors may begin where the result's lines do: of all channels in one task, and of some in several."""
     size = DTYPES[dtype].itemsize
-    for channels, height, stride in itertools.product((192, 204, 208, 296, 520, 1112), (2, 21), (1, 2)):
-        image, filter_shape = (1, height, 18, channels), (3, 3, channels, 1)
+    sizes = itertools.product((192, 204, 208, 296, 520, 1112), (2, 21), (1, 2), (3, 5))
+    for channels, height, stride, kernel in sizes:
+        image, filter_shape = (1, height, 18, channels), (kernel, kernel, channels, 1)
         spec = _spec.general_spec(image, filter_shape, dtype, stride=stride, padding="SAME")
         a, b = operands(rng, spec, op)
         bias = random_array(rng, (channels,), dtype) if op == "forward" and stride == 1 else None

@@ -121,16 +121,18 @@ int few_pixels(const Problem& p, int vector_bytes) {
   return pages && beyond_caches(p.spec) ? kLinePixels : 0;
 }
 
-// Where vectors of whole lines begin, by measurement. Those that straddle lines take two accesses each: under
-// few taps stores cost more than the loads, under many the loads do; new results lie as the image does. Where
-// vectors do not begin at channel 0 pixels have one more, and few make up for it only where pixels share sets
-// of the first-level cache.
+// Where vectors begin, by measurement. Those that straddle lines take two accesses each: of whole lines,
+// under few taps stores cost more than the loads, under many the loads do; of half a line they do under some,
+// and never where a tile takes whole lines. New results lie as the image does. Where vectors do not begin at
+// channel 0 pixels have one more, and few make up for it only where pixels share sets of the first-level
+// cache.
 Fit vector_fit(const Problem& p, int vector_bytes) {
-  constexpr index_t kFewTaps = 9, kLeastShared = 4, kLeast = 8, kLeastUnderMany = 12;
+  constexpr index_t kFewTaps = 9, kSomeTaps = 25, kLeastShared = 4, kLeast = 8, kLeastUnderMany = 12;
   const index_t line = kLineBytes / compute_bytes(p.spec.dtype), stored = line * dtype_bytes(p.spec.dtype),
-                pixel = p.channels * dtype_bytes(p.spec.dtype);
-  if (vector_bytes != kLineBytes || p.spec.multiplier > 1 || pixel % (stored / 2) != 0) return Fit::channels;
-  const bool few = p.spec.h.kernel * p.spec.w.kernel <= kFewTaps;
+                pixel = p.channels * dtype_bytes(p.spec.dtype), taps = p.spec.h.kernel * p.spec.w.kernel;
+  const bool few = taps <= kFewTaps, whole_lines = vector_bytes == kLineBytes,
+             halves = vector_bytes == kAvx2Bytes && !few && taps <= kSomeTaps;
+  if (!(whole_lines || halves) || p.spec.multiplier > 1 || pixel % (stored / 2) != 0) return Fit::channels;
   const index_t least = pixel % (kWayBytes / 4) == 0 ? kLeastShared : few ? kLeast : kLeastUnderMany;
   if (ceil_div(p.channels, line) < least) return Fit::channels;
   return few ? Fit::result : Fit::image;
