@@ -546,6 +546,23 @@ def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, is
             assert same_bits(chosen.run(a, b, bias, out, threads), expected), (spec, offset, threads)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("channels", [72, 136, 264])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_images_beyond_the_second_level_cache_have_the_bits_of_the_generic_row(
+    rng, stride, channels, isa, dtype
+):
+    """Tiles may be narrower there; with an odd number of rows, pairs of which leave one over."""
+    columns = (9 << 20) // (21 * channels * DTYPES[dtype].itemsize)
+    spec = _spec.general_spec(
+        (1, 21, columns, channels), (3, 3, channels, 1), dtype, stride=stride, padding="SAME"
+    )
+    a, b = operands(rng, spec, "forward")
+    expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 2)
+    assert same_bits(plan(spec, "forward", "nhwc_direct", isa).run(a, b, None, None, 2), expected)
+
+
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("op", ["forward", "grad_input"])
 def test_results_lie_as_the_image_does_where_vectors_of_whole_lines_fit_both(rng, op, isa):

@@ -104,6 +104,14 @@ bool line_tiles_pay(const Problem& p, int vector_bytes) {
 // measurement: where a set holds 8 lines, but not where it holds 12.
 bool few_ways() { return caches().l1 <= 8 * kWayBytes; }
 
+// The same where a set holds 12 lines and the image comes from beyond the second-level cache: few columns of
+// two rows. Which the processor fetches best is what is read in the order of memory, and long at that.
+int few_outside(const Problem& p, index_t pixel) {
+  if (p.w.stride == 2) return 1;
+  if (p.w.stride > 2 || p.w.src_step > 1 || pixel < kWayBytes / 8) return kLinePixels;
+  return pixel < kWayBytes / 4 ? kFewPixels : 1;
+}
+
 // Outputs of a row that tiles of a whole line in one vector hold, by measurement: few under 3x3 taps where
 // what a wider tile reads would evict itself from the first-level cache (pixels of the one distance or the
 // other, and a stride of 2), or where it is read and written beyond the caches, a page or more at a time;
@@ -113,10 +121,10 @@ int few_pixels(const Problem& p, int vector_bytes) {
   const bool as_it_is = p.spec.multiplier == 1 && as_stored(p.spec);
   if (vector_bytes != kLineBytes || !as_it_is || p.w.spacing != 1) return 0;
   if (p.h.taps != 3 || p.w.taps != 3 || p.h.stride != p.w.stride) return 0;
-  const bool outside = image_bytes(p.spec) > caches().l2, adjacent = p.w.src_step == 1,
+  if (!few_ways()) return image_bytes(p.spec) > caches().l2 ? few_outside(p, pixel) : 0;
+  const bool adjacent = p.w.src_step == 1,
              evicts = pixel % kWayBytes == kWayBytes / 2 || pixel == kWayBytes / 4;
-  if (p.w.stride == 2 && adjacent && evicts && (few_ways() || outside)) return kFewPixels;
-  if (!few_ways()) return outside ? kLinePixels : 0;
+  if (p.w.stride == 2 && adjacent && evicts) return kFewPixels;
   const bool pages = p.w.stride == 1 && adjacent && pixel >= kWayBytes / 4;
   return pages && beyond_caches(p.spec) ? kLinePixels : 0;
 }

@@ -15,8 +15,8 @@ inline constexpr index_t kLineBytes = 64;
 // of it apart evict each other, and half or a quarter of it apart they have a half or a quarter of the cache.
 inline constexpr index_t kWayBytes = 4096;
 
-// Pixels of a tile of the direct kernel that takes all vectors of a line, unless it is of one pixel; and of
-// the narrowest one whose vectors are lines.
+// Pixels of a tile of the direct kernel that takes all vectors of a line, and of a narrow one whose vectors
+// are lines, unless they are of one pixel.
 inline constexpr int kLinePixels = 4, kFewPixels = 2;
 
 // Where vectors of channels begin: at channel 0, or some channels in, where the image's cache lines do, or

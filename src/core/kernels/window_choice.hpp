@@ -100,15 +100,26 @@ WindowFunction<S> pair_function(const Window<S>& b) {
   return nullptr;
 }
 
+// 3x3 tiles of few columns, of one row and of two.
+template <class S, class Load, int Stride, int Pixels>
+WindowFunctions<S> narrow_functions() {
+  return {window_rows<S, Load, Shape{3, Stride, 1, Pixels}>,
+          window_rows<S, Load, square_of(3, Stride, 2, Pixels)>};
+}
+
 // Tiles of whole lines of channels, of a width that the others do not have: where a line has one vector, of
 // few pixels.
 template <class S, class Load>
 WindowFunctions<S> line_functions(const Window<S>& b, int pixels) {
   if constexpr (Load::kRepeats || sizeof(S) != sizeof(compute_t<S>)) return {};
   if (!square(b, 3)) return {};
-  if constexpr (kParts<compute_t<S>> == 1)
+  if constexpr (kParts<compute_t<S>> == 1) {
     if (b.stride == 2 && pixels == kFewPixels)
       return {window_rows<S, Load, Shape{3, 2, 1, kFewPixels}>, nullptr};
+    if (b.stride == 2 && pixels == 1) return narrow_functions<S, Load, 2, 1>();
+    if (b.stride == 1 && pixels == 1) return narrow_functions<S, Load, 1, 1>();
+    if (b.stride == 1 && pixels == kFewPixels) return narrow_functions<S, Load, 1, kFewPixels>();
+  }
   if constexpr (kParts<compute_t<S>> == 2) {
     if (!b.whole_lines) return {};
     if (b.stride == 2 && pixels == 1) return {window_rows<S, Load, square_of(3, 2, 1, 1, 2)>, nullptr};
