@@ -104,8 +104,9 @@ bool line_tiles_pay(const Problem& p, int vector_bytes) {
 // measurement: where a set holds 8 lines, but not where it holds 12.
 bool few_ways() { return caches().l1 <= 8 * kWayBytes; }
 
-// The same where a set holds 12 lines and the image comes from beyond the second-level cache: few columns of
-// two rows. Which the processor fetches best is what is read in the order of memory, and long at that.
+// As few_pixels() tells, where a set holds 12 lines and the image comes from beyond the second-level cache:
+// the fewer they are, the more of it is read in the order of memory, which is what the processor fetches
+// best.
 int few_outside(const Problem& p, index_t pixel) {
   if (p.w.stride == 2) return 1;
   if (p.w.stride > 2 || p.w.src_step > 1 || pixel < kWayBytes / 8) return kLinePixels;

@@ -104,7 +104,7 @@ class Problem:
         rng = np.random.default_rng(self.seed)
         first, second, _ = replace(self, layout="NHWC").shapes
         a, b = (self._random(rng, shape) for shape in (first, second))
-        return at_line(self._arrange(a)), at_line(self._arrange(b) if self.op == "grad_filter" else b)
+        return _at_line(self._arrange(a)), _at_line(self._arrange(b) if self.op == "grad_filter" else b)
 
     def _random(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return (2 * rng.random(shape, np.float32) - 1).astype(numpy_dtype(self.dtype))
@@ -118,7 +118,7 @@ class Problem:
         return (self.batch, channels, height, width)
 
 
-def at_line(array: np.ndarray) -> np.ndarray:
+def _at_line(array: np.ndarray) -> np.ndarray:
     """A copy of the array that begins at a cache line."""
     line = 64
     room = np.empty(array.nbytes + line, np.uint8)
