@@ -100,10 +100,6 @@ bool line_tiles_pay(const Problem& p, int vector_bytes) {
   return (pixel % distance) * (p.w.src_step % distance) % distance == 0;
 }
 
-// Whether pixels that share a set of the first-level cache evict each other before a tile has read them, by
-// measurement: where a set holds 8 lines, but not where it holds 12.
-bool few_ways() { return caches().l1 <= 8 * kWayBytes; }
-
 // As few_pixels() tells, where a set holds 12 lines and the image comes from beyond the second-level cache:
 // the fewer they are, the more of it is read in the order of memory, which is what the processor fetches
 // best.

@@ -32,6 +32,10 @@ inline index_t image_bytes(const Spec& spec) {
 inline constexpr index_t kCachedBytes = 16 << 20;
 inline bool beyond_caches(const Spec& spec) { return image_bytes(spec) > kCachedBytes; }
 
+// Whether pixels that share a set of the first-level cache evict each other before a tile has read them, by
+// measurement: where a set holds 8 lines, but not where it holds 12.
+inline bool few_ways() { return caches().l1 <= 8 * kWayBytes; }
+
 // Whether elements are computed as they are stored.
 inline bool as_stored(const Spec& spec) { return dtype_bytes(spec.dtype) == compute_bytes(spec.dtype); }
 

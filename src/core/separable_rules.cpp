@@ -86,6 +86,8 @@ Rule separable_rule(const Spec& spec) {
   const index_t blocks = ceil_div(p.w.out_count, r.tile.columns) * spec.batch * r.units;
   const index_t steps = r.tile.columns * r.tile.channels * (p.h.taps + p.w.taps);
   r.tile.rows = ceil_div(choose_packed_rows(p, blocks, steps), kSeparableRows) * kSeparableRows;
+  // By measurement: whole lines of channels need not be fetched ahead where a set holds 12 lines.
+  r.tile.fetch_ahead = few_ways() || r.tile.channels * compute_bytes(spec.dtype) < kLineBytes;
   const bool sums_outputs = spec.op == Op::grad_input && spec.multiplier > 1;
   const bool plain = spec.border == Border::constant && spec.input == Storage::same;
   r.applies = r.scratch_bytes <= kMaxScratchBytes && !sums_outputs && (spec.op == Op::forward || plain);

@@ -31,7 +31,7 @@ struct Tile {
   index_t rows = 1;      // rows of a task
   index_t columns = 1;   // columns of a task
   index_t units = 1;     // units of a task
-  int fetch_ahead = 0;   // direct kernel: tiles between what is computed and what is fetched; 0: nothing is
+  int fetch_ahead = 0;   // tiles (separable: blocks) between what is computed and what is fetched; 0: nothing
   bool stream = false;   // direct kernel, and planes: results go past the caches
   bool copies = false;   // direct kernel: rows are copied to where pixels do not evict each other
   bool phases = false;   // direct kernel: a task computes all classes of rows and columns

@@ -189,9 +189,11 @@ class SeparablePass {
   }
 
   // Row r of those that the next block is the first to read, or 0. In the column pass a block reads so many
-  // rows at once that the processor fetches none of them ahead.
+  // rows at once that the processor fetches few of them ahead.
   std::uintptr_t row_ahead(index_t u, index_t r) const {
-    if (!streams_ || !adjacent_ || h_.stride != 1 || u + kSeparableRows >= task_.row_end) return 0;
+    if (!streams_ || !task_.tile->fetch_ahead || !adjacent_ || h_.stride != 1 ||
+        u + kSeparableRows >= task_.row_end)
+      return 0;
     const index_t row = h_.source(u + kSeparableRows + h_.taps - 1 + r);
     if (row < 0 || row >= h_.src_size) return 0;
     return reinterpret_cast<std::uintptr_t>(source_at_ + row * source_.row_step +

@@ -123,17 +123,6 @@ DEPTHWISE_INLINE void column_tile(const ColumnWork<T, From>& b, index_t at, inde
     for (int v = 0; v < kVectors; ++v) simd::store(out + r * b.pitch + v * step, acc[r][v]);
 }
 
-// One vector of every output; the last of a run of fewer elements than a vector.
-template <class T, class From, bool kUniform>
-DEPTHWISE_INLINE void column_rest(const ColumnWork<T, From>& b, index_t at, index_t n, const T* weights,
-                                  T* out) {
-  vec<T> acc = {};
-  for (index_t t = 0; t < b.taps; ++t)
-    acc = simd::fma(load_image_n<T>(b.rows[t] + at, n), tap_weight<T, kUniform>(weights, t, b.weight_step),
-                    acc);
-  simd::store(out, acc);
-}
-
 // ---- along a row
 // -----------------------------------------------------------------------------------------------
 
