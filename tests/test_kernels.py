@@ -550,13 +550,14 @@ def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, is
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("channels", [72, 136, 264])
 @pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("rows", [21, 23])
 def test_images_beyond_the_second_level_cache_have_the_bits_of_the_generic_row(
-    rng, stride, channels, isa, dtype
+    rng, rows, stride, channels, isa, dtype
 ):
-    """Tiles may be narrower there; with an odd number of rows, pairs of which leave one over."""
-    columns = (9 << 20) // (21 * channels * DTYPES[dtype].itemsize)
+    """Tiles may be narrower there, and taller: of fours, which leave one row over, or three."""
+    columns = (9 << 20) // (rows * channels * DTYPES[dtype].itemsize)
     spec = _spec.general_spec(
-        (1, 21, columns, channels), (3, 3, channels, 1), dtype, stride=stride, padding="SAME"
+        (1, rows, columns, channels), (3, 3, channels, 1), dtype, stride=stride, padding="SAME"
     )
     a, b = operands(rng, spec, "forward")
     expected = plan(spec, "forward", GENERIC, isa).run(a, b, None, None, 2)

@@ -164,9 +164,7 @@ class Direct {
   }
 
   // All rows of one part.
-  void run_part(const Part& part) {
-    for (index_t u = task_.row_begin; u < task_.row_end; u += kRows) run_rows(part, u);
-  }
+  void run_part(const Part& part) { run_rows(part, task_.row_begin, task_.row_end); }
 
   // All parts, a few rows at a time: results are written in the order of memory.
   void run_together() {
@@ -180,7 +178,7 @@ class Direct {
         part = part_of(h, w), ++count;
     });
     for (index_t u = task_.row_begin; u < task_.row_end; u += kRows)
-      for (int i = 0; i < count; ++i) run_rows(parts[i], u);
+      for (int i = 0; i < count; ++i) run_rows(parts[i], u, u + kRows);
   }
 
   Part part_of(const AxisClass& h, const AxisClass& w) const {
@@ -267,16 +265,17 @@ class Direct {
 
   bool copies() const { return !kRepeats && task_.tile->copies; }
 
-  // Up to kRows rows of a part from u on.
-  void run_rows(const Part& part, index_t u) {
-    const index_t rows = depthwise::smaller(u + kRows, depthwise::smaller(task_.row_end, part.h.out_count)),
-                  begin = part.column_step * task_.column_begin,
-                  end = depthwise::smaller(part.column_step * task_.column_end, part.w.out_count);
-    if (begin >= end) return;
-    while (u < rows) {
-      const bool pair = part.compute.pair && u + 1 < rows;
-      const index_t count = pair ? 2 : 1;
-      (pair ? part.compute.pair : part.compute.one)(part.window, find_rows(part, u, count), begin, end);
+  // Rows [u, end) of a part, of those that it has.
+  void run_rows(const Part& part, index_t u, index_t end) {
+    const index_t first = part.column_step * task_.column_begin,
+                  last = depthwise::smaller(part.column_step * task_.column_end, part.w.out_count);
+    if (first >= last) return;
+    end = depthwise::smaller(end, depthwise::smaller(task_.row_end, part.h.out_count));
+    while (u < end) {
+      const WindowFunctions<S>& f = part.compute;
+      const bool four = f.four && !copies() && u + 4 <= end, pair = f.pair && u + 2 <= end;
+      const index_t count = four ? 4 : pair ? 2 : 1;
+      (four ? f.four : pair ? f.pair : f.one)(part.window, find_rows(part, u, count), first, last);
       u += count;
     }
   }

@@ -368,6 +368,40 @@ DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, 
   }
 }
 
+// As add_square(), of so few columns that the weights of all taps stay in registers beside the sums.
+template <int Taps, int Stride, int Rows, int Pixels, class S, class Load, class In>
+DEPTHWISE_INLINE void add_narrow_square(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
+                                        const Load& load, const compute_t<S>* w, const In& inside,
+                                        vec<compute_t<S>> (&acc)[Rows][Pixels]) {
+  constexpr int inputs = (Pixels - 1) * Stride + Taps;
+  vec<compute_t<S>> weights[Taps][Taps];
+#pragma GCC unroll 4
+  for (int t = 0; t < Taps; ++t)
+#pragma GCC unroll 4
+    for (int k = 0; k < Taps; ++k) {
+      weights[t][k] = simd::load(w + (t * Taps + k) * kLanes<compute_t<S>>);
+      keep(weights[t][k]);
+    }
+#pragma GCC unroll 16
+  for (int t = 0; t < (Rows - 1) * Stride + Taps; ++t) {
+    if (!In::kAllRows && (t < rows.begin || t >= rows.end)) continue;
+    const S* const x = rows.table[t] + offset;
+#pragma GCC unroll 8
+    for (int i = 0; i < inputs; ++i) {
+      if (!inside.has(i, inputs)) continue;
+      vec<compute_t<S>> input = load(x + i * b.pixel_step);
+      keep(input);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int k = 0; k < Taps; ++k)
+          if (const int row = t - r * Stride, p = i - k;
+              row >= 0 && row < Taps && p >= 0 && p % Stride == 0 && p / Stride < Pixels)
+            acc[r][p / Stride] = simd::fma(input, weights[row][k], acc[r][p / Stride]);
+    }
+  }
+}
+
 // Asks for what a tile at `offset` reads first: rows that no tile above it has read.
 template <int Rows, int Pixels, class S>
 DEPTHWISE_INLINE void fetch(const Window<S>& b, const WindowRows<S>& rows, index_t offset) {
@@ -383,7 +417,7 @@ DEPTHWISE_INLINE void fetch(const Window<S>& b, const WindowRows<S>& rows, index
 template <class S, int Rows, int Pixels, class Store>
 DEPTHWISE_INLINE void store_tile(S* out, index_t row_step, index_t step,
                                  const vec<compute_t<S>> (&acc)[Rows][Pixels], const Store& store) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
     Steps<S*> to{out + r * row_step, step};
 #pragma GCC unroll 16
@@ -419,7 +453,7 @@ DEPTHWISE_INLINE void stream_tile(const Window<T>& b, const vec<T> (&acc)[Rows][
   if (part < line - V)
     return store_tile<T>(lines.parts + part, Pixels * line, line, acc,
                          [](T* to, vec<T> sum, int) { simd::store(to, sum); });
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
     const T* from = lines.parts + r * Pixels * line;
     T* to = out + r * b.out_row;
@@ -469,7 +503,9 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     if (b.fetch_ahead > 0 && vector % kParts<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Vectors][Rows][Pixels] = {};
     const T* const w = b.weights + vector * b.weight_vector;
-    if constexpr (shape.square)
+    if constexpr (shape.square && simd::kManyRegisters && Rows > 1 && Pixels <= kFewPixels && Vectors == 1)
+      add_narrow_square<Taps, Stride>(b, rows, offset, load, w, inside, acc[0]);
+    else if constexpr (shape.square)
       add_square<Taps, Stride>(b, rows, offset, load, w, inside, acc);
     else if constexpr (Rows == 1)
       add_rows<Taps, Stride>(b, rows.table, rows.begin, rows.end, offset, load, w + rows.begin * b.weight_row,

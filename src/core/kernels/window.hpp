@@ -46,10 +46,10 @@ struct WindowRows {
 template <class S>
 using WindowFunction = void (*)(const Window<S>&, const WindowRows<S>&, index_t begin, index_t end);
 
-// The loops for one output row, and those for pairs of rows, or null where they do not pay.
+// The loops for one output row, and those for two and four at once, or null where they do not pay.
 template <class S>
 struct WindowFunctions {
-  WindowFunction<S> one, pair;
+  WindowFunction<S> one, pair, four = nullptr;
 };
 
 }  // namespace depthwise

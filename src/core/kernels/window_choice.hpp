@@ -100,11 +100,13 @@ WindowFunction<S> pair_function(const Window<S>& b) {
   return nullptr;
 }
 
-// 3x3 tiles of few columns, of one row and of two.
+// 3x3 tiles of few columns, of one row and two; of four, too, where neighbouring rows share most inputs.
 template <class S, class Load, int Stride, int Pixels>
 WindowFunctions<S> narrow_functions() {
-  return {window_rows<S, Load, Shape{3, Stride, 1, Pixels}>,
-          window_rows<S, Load, square_of(3, Stride, 2, Pixels)>};
+  WindowFunctions<S> f{window_rows<S, Load, Shape{3, Stride, 1, Pixels}>,
+                       window_rows<S, Load, square_of(3, Stride, 2, Pixels)>};
+  if constexpr (Stride == 1) f.four = window_rows<S, Load, square_of(3, Stride, 4, Pixels)>;
+  return f;
 }
 
 // Tiles of whole lines of channels, of a width that the others do not have: where a line has one vector, of
