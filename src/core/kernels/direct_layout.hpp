@@ -40,7 +40,8 @@ inline constexpr index_t kMostParts = kMostPhases * kMostPhases;
 
 __attribute__((always_inline)) inline index_t direct_scratch_bytes(const Spec& spec, const Tile& tile,
                                                                    const AxisClass& h, const AxisClass& w) {
-  const index_t pointers = 2 * (h.taps + h.stride);  // under four rows, too
+  // Enough for four rows of outputs, too, which tiles only take of strides up to the taps.
+  const index_t pointers = 2 * (h.taps + h.stride);
   const index_t taps = tile.phases ? spec.h.kernel * spec.w.kernel : h.taps * w.taps;
   return taps * direct_weight_lines(spec, tile) * kLineBytes + direct_repeat_bytes(spec, tile) +
          direct_ring_bytes(spec, tile, h, w) + pointers * index_t{sizeof(void*)};

@@ -40,6 +40,8 @@ struct Shape {
   bool square = false;
 
   constexpr int source_rows() const { return (rows - 1) * stride + taps; }
+  // Several rows of so few columns that the weights of all taps fit beside the sums.
+  constexpr bool keeps_weights() const { return square && rows > 1 && pixels <= kFewPixels && vectors == 1; }
 };
 
 // Hides where a pointer came from. Otherwise the compiler keeps one pointer for each of its future values, in
@@ -349,6 +351,7 @@ template <int Taps, int Stride, int Vectors, int Rows, int Pixels, class S, clas
 DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
                                  const Load& load, const compute_t<S>* w, const In& inside,
                                  vec<compute_t<S>> (&acc)[Vectors][Rows][Pixels]) {
+  static_assert(Rows <= 2);
   constexpr int L = kLanes<compute_t<S>>;
 #pragma GCC unroll 16
   for (int t = 0; t < (Rows - 1) * Stride + Taps; ++t) {
@@ -368,7 +371,7 @@ DEPTHWISE_INLINE void add_square(const Window<S>& b, const WindowRows<S>& rows, 
   }
 }
 
-// As add_square(), of so few columns that the weights of all taps stay in registers beside the sums.
+// As add_square(), with the weights of all taps in registers.
 template <int Taps, int Stride, int Rows, int Pixels, class S, class Load, class In>
 DEPTHWISE_INLINE void add_narrow_square(const Window<S>& b, const WindowRows<S>& rows, index_t offset,
                                         const Load& load, const compute_t<S>* w, const In& inside,
@@ -503,7 +506,7 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     if (b.fetch_ahead > 0 && vector % kParts<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
     vec<T> acc[Vectors][Rows][Pixels] = {};
     const T* const w = b.weights + vector * b.weight_vector;
-    if constexpr (shape.square && simd::kManyRegisters && Rows > 1 && Pixels <= kFewPixels && Vectors == 1)
+    if constexpr (shape.keeps_weights())
       add_narrow_square<Taps, Stride>(b, rows, offset, load, w, inside, acc[0]);
     else if constexpr (shape.square)
       add_square<Taps, Stride>(b, rows, offset, load, w, inside, acc);

@@ -85,8 +85,8 @@ class SeparablePass {
     reach_ = w_.taps > 0 ? (w_.span(columns_) - 1) * w_.src_step + 1 : 0;
     inside_begin_ = smaller(larger(-first_column_, 0), reach_);
     inside_end_ = larger(inside_begin_, smaller(reach_, w_.src_size - first_column_));
-    const index_t ahead = inside_begin_ * pixel_;
-    sums_at_ = sums_ + (kV - ahead % kV) % kV;  // aligns what tiles load, or what is inside
+    // Sums are stored to whole lines: those that straddle two cost more than loads that do.
+    sums_at_ = sums_ + (kV - inside_begin_ * pixel_ % kV) % kV;
     if (spec_.border == Border::constant) clear_outside();
   }
 
