@@ -173,6 +173,29 @@ def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype)
             assert same_bits(result, plan(spec, op, GENERIC, isa).run(a, b, None, None, 1)), spec
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("name", ["nhwc_direct", "nhwc_direct_multiplier", "nchw_transposed", "nhwc_fft", "nchw_fft"])
+def test_filters_that_were_prepared_give_the_same_bits(rng, name, isa, dtype):
+    """Whatever the threads; of a filter that is not finite the direct kernels keep nothing."""
+    kept = 0
+    for spec in accepted("forward", name, isa, dtype):
+        a, b = operands(rng, spec, "forward")
+        spoilt = b.copy()
+        spoilt[0, 0, 0, 0] = np.inf
+        for filter, threads in itertools.product((b, spoilt), (1, 8)):
+            chosen = plan(spec, "forward", name, isa)
+            prepared = chosen.prepare(filter, threads)
+            if prepared is None:
+                continue
+            result = chosen.run(a, filter, None, None, threads, prepared)
+            assert same_bits(result, chosen.run(a, filter, None, None, threads)), spec
+            if not transforms("forward", name):
+                assert (prepared.bytes == 0) == (filter is spoilt), spec
+            kept += prepared.bytes
+    assert kept > 0
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layout", _spec.LAYOUTS)
 def test_groups_of_taps_of_the_filter_gradient(rng, layout, dtype):
@@ -539,11 +562,12 @@ def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, is
         arguments = spec.native_arguments(op, has_bias=bias is not None)
         expected = _native.Plan(*arguments, GENERIC, isa).run(a, b, bias, None, 1)
         chosen = _native.Plan(*arguments, "nhwc_direct", isa)
-        for offset, threads in itertools.product((0, size, 16, 48, 64 - size), (1, 8)):
-            result = chosen.run(at_address(a, offset), b, bias, None, threads)
+        filters = (None, chosen.prepare(b)) if op == "forward" else (None,)
+        for offset, threads, kept in itertools.product((0, size, 16, 48, 64 - size), (1, 8), filters):
+            result = chosen.run(at_address(a, offset), b, bias, None, threads, kept)
             assert same_bits(result, expected), (spec, offset, threads)
             out = at_address(np.full_like(expected, np.nan), offset)
-            assert same_bits(chosen.run(a, b, bias, out, threads), expected), (spec, offset, threads)
+            assert same_bits(chosen.run(a, b, bias, out, threads, kept), expected), (spec, offset, threads)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -103,7 +103,7 @@ std::unique_ptr<Prepared> PyPlan::prepare(nb::handle filter, int num_threads) co
     kept->bytes = static_cast<index_t>(kept->factors->values.size());
     if (kept->factors->found()) return kept;
   }
-  if (plan_.prepared_bytes() > 0) keep_spectra(*kept, second.data(), num_threads);
+  if (plan_.prepared_bytes() > 0) keep_weights(*kept, second.data(), num_threads);
   return kept;
 }
 
@@ -143,13 +143,15 @@ std::string PyPlan::copies() const {
          " rows x " + std::to_string(columns) + " columns x " + std::to_string(p.channels) + " channels";
 }
 
-void PyPlan::keep_spectra(Prepared& kept, const void* filter, int num_threads) const {
+void PyPlan::keep_weights(Prepared& kept, const void* filter, int num_threads) const {
   const index_t bytes = plan_.prepared_bytes();
   kept.memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kLineBytes);
   kept.data =
       kept.memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(kept.memory.get()) % kLineBytes);
-  kept.bytes += bytes;
-  depthwise::prepare(plan_, {nullptr, filter, nullptr, nullptr}, kept.data, num_threads);
+  if (depthwise::prepare(plan_, {nullptr, filter, nullptr, nullptr}, kept.data, num_threads))
+    kept.bytes += bytes;
+  else
+    kept.memory.reset(), kept.data = nullptr;
 }
 
 void PyPlan::compute(Operands operands, int num_threads, const Prepared* prepared) const {

@@ -20,7 +20,7 @@ using Record = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
 struct Prepared {
   const void* plan;
   std::unique_ptr<std::byte[]> memory;
-  std::byte* data;  // aligned to lines of the cache; null without spectra
+  std::byte* data;  // aligned to lines of the cache; null without weights
   index_t bytes;
   std::optional<Factors> factors;
 };
@@ -41,19 +41,19 @@ class PyPlan {
   void run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std::uintptr_t out, int num_threads,
               const Prepared* prepared) const;
 
-  // Of spectra or of factors, whichever a filter turns out to have.
+  // Of weights, transformed or packed, or of factors: whichever a filter turns out to have.
   index_t prepared_bytes() const;
   bool depends_on_filter() const { return plan_.if_separable != nullptr; }
   // The algorithm of a run with this filter.
   std::string algorithm(nanobind::handle filter) const;
   // What runs with this filter share, or None when there is nothing: its factors, or that it has none, and
-  // unless it has some its spectra.
+  // unless it has some its weights as the kernels read them.
   std::unique_ptr<Prepared> prepare(nanobind::handle filter, int num_threads) const;
   Record describe(int num_threads) const;
 
  private:
   std::string copies() const;
-  void keep_spectra(Prepared& kept, const void* filter, int num_threads) const;
+  void keep_weights(Prepared& kept, const void* filter, int num_threads) const;
   void compute(Operands operands, int num_threads, const Prepared* prepared) const;
 
   Plan plan_;

@@ -13,4 +13,7 @@ Axis clip_taps(const Axis& axis);
 // Whether the weights that the axes leave out are finite: a zero of the padding times one that is not is NaN.
 bool left_out_are_finite(const Spec& spec, const void* filter);
 
+// Whether all weights of a filter are.
+bool filter_is_finite(const Spec& spec, const void* filter);
+
 }  // namespace depthwise

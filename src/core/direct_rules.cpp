@@ -180,6 +180,7 @@ Rule direct_rule(const Spec& spec, int vector_bytes, bool phases = false, bool c
   // that evict each other from the caches are no faster to write past them.
   r.tile.stream = beyond_caches(spec) && (!phases || whole_lines) && !evicted;
   r.scratch_bytes = direct_scratch_bytes(spec, r.tile, p.h, p.w);
+  if (spec.op == Op::forward) r.prepared_bytes = spec.h.kernel * spec.w.kernel * kLineBytes;
   r.most_rows = most_rows(row_steps(p, r.tile, r.units, line));
   if (!copies) choose_coarse(r, p);
   r.applies = spec.layout == Layout::nhwc && p.channels * element >= vector_bytes &&

@@ -161,6 +161,23 @@ bool run_all(Call& call, Loop all, int threads) {
   return !call.sums || loop(run_patch_reduction, plan.patches->channel_blocks, 1);
 }
 
+// The direct kernels see whether weights are finite as they pack them; of what takes the whole plan this one
+// has no use.
+bool worth_keeping(const Plan& plan, const void* filter) {
+  const bool direct = kernel_info(plan.kernel).algorithm == Algorithm::direct;
+  return direct ? filter_is_finite(plan.spec, filter) : !plan.whole || left_out_are_finite(plan.spec, filter);
+}
+
+// What prepare() does with a filter worth keeping.
+bool fill(const Plan& plan, const Operands& operands, std::byte* to, int threads) {
+  Call call{&plan, plan.row_blocks, operands, kernel_of(plan), nullptr, nullptr};
+  call.prepare_to = to;
+  const int used = threads_for(plan, threads);
+  const bool finished = parallel_for({run_prepare_task, &call, plan.unit_blocks}, used);
+  if (call.out_of_memory) throw std::bad_alloc();
+  return finished;
+}
+
 bool execute_plan(const Plan& given, const Operands& operands, int threads, bool (*poll)(void*),
                   void* poll_context) {
   const int used = threads_for(given, threads);
@@ -173,7 +190,7 @@ bool execute_plan(const Plan& given, const Operands& operands, int threads, bool
   const bool prepares = plan.rule.prepare && plan.prepared_bytes() > 0 && !operands.prepared;
   const Buffer prepared = prepares ? allocate(plan.prepared_bytes()) : Buffer();
   if (prepares && !prepared) throw std::bad_alloc();
-  bool finished = !prepares || prepare(plan, operands, prepared.get(), used);
+  bool finished = !prepares || fill(plan, operands, prepared.get(), used);
   Call call{&plan,           row_blocks, operands,
             kernel_of(plan), sums.get(), prepares ? prepared.get() : operands.prepared};
   const Loop all{.poll = poll, .poll_context = poll_context, .wakes = plan.worth_waking()};
@@ -240,17 +257,12 @@ int threads_for(const Plan& plan, int threads) {
 }
 
 bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int threads) {
-  Call call{&plan, plan.row_blocks, operands, kernel_of(plan), nullptr, nullptr};
-  call.prepare_to = to;
-  const int used = threads_for(plan, threads);
-  const bool finished = parallel_for({run_prepare_task, &call, plan.unit_blocks}, used);
-  if (call.out_of_memory) throw std::bad_alloc();
-  return finished;
+  return worth_keeping(plan, operands.b) && fill(plan, operands, to, threads);
 }
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
              void* poll_context) {
-  if (plan.whole && !left_out_are_finite(plan.spec, operands.b)) {
+  if (plan.whole && !operands.prepared && !left_out_are_finite(plan.spec, operands.b)) {
     const Operands all{operands.a, operands.b, operands.bias, operands.out};
     return execute(*plan.whole, all, threads, poll, poll_context);
   }

@@ -152,6 +152,7 @@ Rule nchw_transposed(const Spec& spec, int vector_bytes) {
   coarse.units = std::min(coarse_share(r.units), most_units(taps));
   r.coarse_scratch_bytes = scratch(coarse);
   r.coarse_units = r.coarse_scratch_bytes <= kMaxScratchBytes ? coarse.units : 0;
+  if (forward) r.prepared_bytes = taps * kLineBytes;
   r.applies =
       spec.layout == Layout::nchw && (forward || spec.multiplier == 1) && r.scratch_bytes <= kMaxScratchBytes;
   r.preferred = transposing_pays(spec, p, r.whole, vector_bytes);

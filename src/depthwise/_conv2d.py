@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 # A prepared operator sees few shapes; one that sees more than this forgets them and starts again.
 _MOST_SHAPES = 256
-# What it may keep of transformed and factored filters, in all; what is larger is found anew in every call.
+# What it may keep of packed, transformed and factored filters, in all; what is larger is found anew in every call.
 _MOST_PREPARED_BYTES = 64 * 2**20
 
 # For images of one shape and dtype: the operation, and its operands besides the image.
@@ -28,8 +28,9 @@ class Conv2D:
     """A depthwise convolution prepared for many images: `op(x)` is `conv2d(x, filter, ...)`, bit for bit.
 
     The operator copies its arrays and never changes afterwards: threads may share it, and it can be pickled.
-    It keeps what takes time to find out about the filter: its factors where each plane is of rank 1, or for
-    large kernels its Fourier transforms, at most 64 MiB. An `x` of dask gives a lazy result, as in `conv2d`.
+    It keeps, at most 64 MiB of them, the filter's factors where each plane is of rank 1, its weights in the
+    order in which the kernels read them, or for large kernels its Fourier transforms: what other calls find
+    out each time. An `x` of dask gives a lazy result, as in `conv2d`.
 
     Parameters
     ----------

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <stdexcept>
 
 #include "border.hpp"
@@ -293,12 +296,29 @@ std::optional<Plan> forced_plan(const Spec& spec, const KernelInfo& kernel, cons
   }
 }
 
+// The same with what a plan keeps of the filter, where it keeps anything.
+bool run_prepared(const Plan& plan, Operands operands, int threads) {
+  const auto bytes = static_cast<std::size_t>(plan.prepared_bytes());
+  if (bytes == 0 || plan.if_rank_1()) return false;
+  const std::unique_ptr<unsigned char[]> memory(new unsigned char[bytes + kLineBytes]);
+  auto* const kept = memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
+  auto* const data = reinterpret_cast<std::byte*>(kept);
+  if (!prepare(plan, operands, data, threads)) return false;
+  operands.prepared = data;
+  CHECK(execute(plan, operands, threads));
+  return true;
+}
+
 Bytes run_checked(const Plan& plan, const Problem& p, int threads, const Bytes& expected) {
   Bytes result(result_elements(p.spec) * storage_bytes(result_storage(p.spec), p.spec.dtype), 0xff);
   const void* const bias = p.spec.has_bias ? p.bias.data() : nullptr;
-  CHECK(execute(plan, {p.a.data(), p.b.data(), bias, result.data()}, threads));
+  Operands operands{p.a.data(), p.b.data(), bias, result.data()};
+  CHECK(execute(plan, operands, threads));
   if (!p.special) check_values(plan, threads, p, result);
   if (!expected.empty()) check_bits(plan, threads, result, expected);
+  Bytes again(result.size(), 0xff);
+  operands.out = again.data();
+  if (run_prepared(plan, operands, threads)) check_bits(plan, threads, again, result);
   return result;
 }
 

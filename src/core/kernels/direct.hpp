@@ -37,9 +37,13 @@ class Direct {
         first_vector_(task.unit_begin > 0 || lead_ == 0 ? 0 : lead_ - kLanes<T>),
         rows_(packed_taps(spec_.h, h_)),
         columns_(packed_taps(spec_.w, w_)),
-        weights_(reinterpret_cast<T*>(task.scratch)),
-        repeats_(reinterpret_cast<Repeat<T>*>(weights_ + depthwise::direct_weight_lines(spec_, *task.tile) *
-                                                             kLine<T> * rows_.count * columns_.count)),
+        kept_(task.prepared && lead_ == 0),
+        packed_(task.prepare_to ? reinterpret_cast<T*>(task.prepare_to) + kept_offset()
+                                : reinterpret_cast<T*>(task.scratch)),
+        weights_(kept_ ? reinterpret_cast<const T*>(task.prepared) + kept_offset() : packed_),
+        repeats_(reinterpret_cast<Repeat<T>*>(reinterpret_cast<T*>(task.scratch) +
+                                              depthwise::direct_weight_lines(spec_, *task.tile) * kLine<T> *
+                                                  rows_.count * columns_.count)),
         ring_(reinterpret_cast<S*>(reinterpret_cast<std::byte*>(repeats_) +
                                    depthwise::direct_repeat_bytes(spec_, *task.tile))),
         ring_step_(depthwise::direct_ring_step(spec_, *task.tile)),
@@ -47,7 +51,9 @@ class Direct {
                                            depthwise::direct_ring_bytes(spec_, *task.tile, h_, w_))) {}
 
   void run() {
-    if (!pack_weights()) return run_generic();
+    const bool finite = kept_ || pack_weights();
+    if (task_.prepare_to) return;
+    if (!finite) return run_generic();
     if constexpr (kRepeats) find_repeats();
     copied_ = h_.stride * task_.row_begin;
     const index_t columns = class_count(spec_.op, spec_.w, depthwise::Dilation::split);
@@ -106,12 +112,16 @@ class Direct {
   // From the weights of one vector of channels to the next one's.
   index_t weight_vector() const { return rows_.count * columns_.count * kLanes<T>; }
 
+  // Where the task's weights are among those of all channels, which a plan keeps of a filter that is finite:
+  // they hold for vectors that begin at channel 0.
+  index_t kept_offset() const { return first_ / kLanes<T> * weight_vector(); }
+
   // Weights: [vector of channels][kernel row][tap][lane]. Blocks of channels long enough to be read ahead,
   // and short enough for the first-level cache. Whether all are finite, so that taps on zeros can be skipped.
   bool pack_weights() const {
     constexpr index_t kBlock = 8 * kLine<T>;
     vec<T> probe = {};  // of products with 0, in sums that do not wait for one another
-    T* block = weights_;
+    T* block = packed_;
     for (index_t channel = first_vector_; channel < channels_; channel += kBlock) {
       const index_t end = depthwise::smaller(channel + kBlock, channels_);
       T* to = block;
@@ -333,7 +343,9 @@ class Direct {
   const Image source_, result_;
   const index_t lead_, first_, channels_, first_vector_;
   const Taps rows_, columns_;  // whose weights are packed
-  T* const weights_;
+  const bool kept_;            // since the filter was prepared
+  T* const packed_;
+  const T* const weights_;
   Repeat<T>* const repeats_;
   S* const ring_;
   const index_t ring_step_;

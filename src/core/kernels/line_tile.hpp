@@ -504,7 +504,13 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     const Load load(b, vector, c);
     const index_t offset = start + load.first;
     if (b.fetch_ahead > 0 && vector % kParts<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
-    vec<T> acc[Vectors][Rows][Pixels] = {};
+    vec<T> acc[Vectors][Rows][Pixels];
+#pragma GCC unroll 2
+    for (int v = 0; v < Vectors; ++v)
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 16
+        for (int p = 0; p < Pixels; ++p) acc[v][r][p] = vec<T>{};
     const T* const w = b.weights + vector * b.weight_vector;
     if constexpr (shape.keeps_weights())
       add_narrow_square<Taps, Stride>(b, rows, offset, load, w, inside, acc[0]);

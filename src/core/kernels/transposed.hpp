@@ -44,14 +44,18 @@ class Transposed {
     };
     lines_ = take(layout_.source);
     sums_ = take(layout_.result);
-    packed_ = take(layout_.weights);
+    pack_to_ = take(layout_.weights);
+    const index_t before = task.unit_begin * taps() * kL;
+    if (task.prepare_to) pack_to_ = reinterpret_cast<T*>(task.prepare_to) + before;
+    packed_ = task.prepared ? reinterpret_cast<const T*>(task.prepared) + before : pack_to_;
     bias_ = take(layout_.bias);
     repeats_ = reinterpret_cast<Repeat<T>*>(take(layout_.repeats));
     table_ = reinterpret_cast<const T**>(take(layout_.table));
   }
 
   void run() {
-    const bool all_finite = pack_weights();
+    const bool all_finite = task_.prepared || pack_weights();
+    if (task_.prepare_to) return;
     for (index_t unit = task_.unit_begin; unit < task_.unit_end; ++unit) {
       if (unit == task_.unit_begin || unit % repeats() == 0) find_sources(unit / repeats());
       find_unit(unit);
@@ -84,7 +88,7 @@ class Transposed {
   // are adjacent in the filter. Whether all are finite.
   bool pack_weights() const {
     const index_t begin = task_.unit_begin * kL, end = task_.unit_end * kL;
-    T* to = packed_;
+    T* to = pack_to_;
     vec<T> probe = {};
     for (index_t t = 0; t < spec_.h.kernel; ++t)
       for (index_t k = 0; k < spec_.w.kernel; ++k, to += kLanes<T>)
@@ -282,7 +286,8 @@ class Transposed {
   const Classes rows_, columns_;
   const Image source_, result_;
   const TransposedLayout layout_;
-  T *lines_, *sums_, *packed_, *bias_;
+  T *lines_, *sums_, *pack_to_, *bias_;
+  const T* packed_;  // the task's weights: kept since the filter was prepared, or packed by the task
   Repeat<T>* repeats_;
   const T** table_;
   const T* weights_ = nullptr;
