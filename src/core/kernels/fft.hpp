@@ -309,6 +309,7 @@ class Fft {
                 [=](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, finish(sum, v)); });
       store_group(row, all, columns, to);
     } else if constexpr (kLayout == Layout::nhwc) {
+      if (u + 2 < task_.row_end) fetch_pixels(to + 2 * h_.out_step * result_.row_step, columns, out_step);
       scale_row(row, columns, valid_, [=, valid = valid_](index_t j, int v, vec<T> sum) {
         simd::store_n(to + j * out_step + v, finish(sum, v), valid - v);
       });
@@ -316,6 +317,12 @@ class Fft {
       scale_row(row, columns, kL, [=](index_t j, int v, vec<T> sum) { simd::store(row + j * kL + v, sum); });
       store_planes<S>(row, columns, to, out_step, result_.channel_step, valid_, finish);
     }
+  }
+
+  // Pixels of results, each of which may begin in a line that another thread has written.
+  static void fetch_pixels(const S* to, index_t columns, index_t out_step) {
+    for (index_t j = 0; j < columns; ++j, to += out_step)
+      simd::fetch_to_write(reinterpret_cast<std::uintptr_t>(to));
   }
 
   void store_group(const T* row, index_t all, index_t columns, S* to) const {
