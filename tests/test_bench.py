@@ -264,6 +264,8 @@ class TestReport:
         one = row()
         assert one.speedup("NHWC", "NHWC") == pytest.approx(3)
         assert one.speedup("NHWC", None) == pytest.approx(2.5)
+        assert one.speedup("NHWC", None, "prepared") == pytest.approx(25 / 9)
+        assert one.speedup("NCHW", None, "prepared") is None
         assert one.speedup("NCHW", None) == pytest.approx(1.25)
         assert one.roofline("NHWC") == pytest.approx(0.5)
         assert one.best_peer("NHWC")[0].peer == "torch"  # type: ignore[index]
@@ -274,6 +276,7 @@ class TestReport:
         summary = Summary.of(rows, Group("float32", 1, "NHWC", 1))
         assert (summary.layers, summary.slower) == (3, 0)
         assert summary.same_layout == pytest.approx(3)
+        assert summary.prepared == pytest.approx(25 / 9)
         assert summary.roofline == pytest.approx(
             (0.5 * 0.25) ** 0.5
         )  # the floor of 5 us is too small to count
@@ -310,7 +313,8 @@ class TestReport:
         for expected in (
             "- processor: test",
             "PyTorch 9",
-            "| NHWC, 1 thread | 1 | 3.00x | 2.50x | 0 | 60% | 60% |",
+            "| NHWC, 1 thread | 1 | 3.00x | 2.50x | 2.78x | 0 | 60% | 60% |",
+            "| NCHW, 1 thread | 1 | 1.25x | 1.25x | - | 0 | 30% | 30% |",
             "| net | 1 | 2.50x | 1.25x | 2.50x | 1.25x |",
             "## Threads",
             "| NHWC, 2 threads | 1 | 1.00x | 1.00x | 7x7x8 3x3 |",

@@ -175,7 +175,9 @@ def test_forced_row_gives_the_bits_of_the_generic_one(rng, op, name, isa, dtype)
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", _native.isas())
-@pytest.mark.parametrize("name", ["nhwc_direct", "nhwc_direct_multiplier", "nchw_transposed", "nhwc_fft", "nchw_fft"])
+@pytest.mark.parametrize(
+    "name", ["nhwc_direct", "nhwc_direct_multiplier", "nchw_transposed", "nhwc_fft", "nchw_fft"]
+)
 def test_filters_that_were_prepared_give_the_same_bits(rng, name, isa, dtype):
     """Whatever the threads; of a filter that is not finite the direct kernels keep nothing."""
     kept = 0

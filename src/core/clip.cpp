@@ -68,8 +68,7 @@ bool left_out_are_finite(const Spec& spec, const void* filter) {
 }
 
 bool filter_is_finite(const Spec& spec, const void* filter) {
-  return all_finite(spec.dtype, filter, 0,
-                    spec.h.filter_taps() * spec.w.filter_taps() * spec.out_channels());
+  return all_finite(spec.dtype, filter, 0, spec.h.filter_taps() * spec.w.filter_taps() * spec.out_channels());
 }
 
 }  // namespace depthwise

@@ -17,7 +17,7 @@ Array = npt.NDArray[Any]
 
 # A prepared operator sees few shapes; one that sees more than this forgets them and starts again.
 _MOST_SHAPES = 256
-# What it may keep of packed, transformed and factored filters, in all; what is larger is found anew in every call.
+# Bytes of packed, transformed and factored filters that it may keep; what is larger is found anew every time.
 _MOST_PREPARED_BYTES = 64 * 2**20
 
 # For images of one shape and dtype: the operation, and its operands besides the image.

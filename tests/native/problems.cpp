@@ -301,7 +301,8 @@ bool run_prepared(const Plan& plan, Operands operands, int threads) {
   const auto bytes = static_cast<std::size_t>(plan.prepared_bytes());
   if (bytes == 0 || plan.if_rank_1()) return false;
   const std::unique_ptr<unsigned char[]> memory(new unsigned char[bytes + kLineBytes]);
-  auto* const kept = memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
+  auto* const kept =
+      memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
   auto* const data = reinterpret_cast<std::byte*>(kept);
   if (!prepare(plan, operands, data, threads)) return false;
   operands.prepared = data;

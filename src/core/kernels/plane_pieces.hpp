@@ -64,7 +64,7 @@ DEPTHWISE_INLINE __m256 load_16(const void* p, const void* q) {
 // 128-bit lane j of the result is piece at(j).
 template <class S, class At>
 DEPTHWISE_INLINE vec<compute_t<S>> load_pieces(At at) {
-  using T = compute_t<S>;
+  using T [[maybe_unused]] = compute_t<S>;  // vectors of 128 bits are one piece
 #if defined(__AVX512F__)
   if constexpr (sizeof(S) == sizeof(T))
     return (vec<T>)_mm512_insertf32x8(_mm512_castps256_ps512(load_16(at(0), at(1))), load_16(at(2), at(3)),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from .peers import OURS, PEERS
-from .results import HEADLINE, Entry, Group, Row, Run
+from .results import HEADLINE, PREPARED, Entry, Group, Row, Run
 from .stats import Timing, geometric_mean
 
 #: Below this floor, overheads of a call hide what the kernel does (seconds).
@@ -29,6 +29,7 @@ class Summary:
     layers: int
     same_layout: float
     any_layout: float
+    prepared: float  # against the best peer of any layout, with a filter that was prepared as theirs are
     slower: int
     roofline: float
     roofline_worst: float
@@ -44,6 +45,7 @@ class Summary:
             layers=len(measured(row.median(HEADLINE, layout) for row in rows)),
             same_layout=geometric_mean(measured(row.speedup(layout, layout) for row in rows)),
             any_layout=geometric_mean(against_all),
+            prepared=geometric_mean(measured(row.speedup(layout, None, PREPARED) for row in rows)),
             slower=sum(ratio < 1 for ratio in against_all),
             roofline=geometric_mean(fractions),
             roofline_worst=min(fractions, default=float("nan")),
@@ -97,19 +99,23 @@ def machine_section(run: Run) -> str:
 
 
 def _summaries(run: Run) -> str:
+    groups = Group.all(run.rows)
+    prepares = any(row.median(PREPARED, group.layout) for group in groups for row in group.rows(run.rows))
     header = (
         "group",
         "layers",
         "x best peer, same layout",
         "x best peer, any layout",
+        *([f"{contender_title(PREPARED)} x any layout"] if prepares else []),
         "slower than a peer",
         f"of roofline (floor > {ROOFLINE_FROM * 1e6:.0f} us)",
         "worst",
     )
     rows = []
-    for group in Group.all(run.rows):
+    for group in groups:
         summary = Summary.of(run.rows, group)
-        factors = (factor(summary.same_layout), factor(summary.any_layout))
+        prepared = (summary.prepared,) if prepares else ()
+        factors = map(factor, (summary.same_layout, summary.any_layout, *prepared))
         roofline = (percent(summary.roofline), percent(summary.roofline_worst))
         rows.append((str(group), str(summary.layers), *factors, str(summary.slower), *roofline))
     return "## Summary\n\nGeometric means over the layers.\n\n" + table(header, rows)

@@ -12,6 +12,8 @@ from .peers import OURS
 from .stats import Timing
 
 HEADLINE = OURS[0]
+#: The other is that of a prepared operator.
+PREPARED = OURS[1]
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,10 @@ class Row:
         """The fastest of `peers`."""
         return min(self.peers(layout), key=lambda item: item[1].median, default=None)
 
-    def speedup(self, layout: str, of_layout: str | None) -> float | None:
-        """How many times faster our plain call is than the best peer of `of_layout` (None: any)."""
-        ours, best = self.median(HEADLINE, layout), self.best_peer(of_layout)
-        return None if ours is None or best is None else best[1].median / ours
+    def speedup(self, layout: str, of_layout: str | None, ours: str = HEADLINE) -> float | None:
+        """How many times faster `ours`, the plain call, is than the best peer of `of_layout` (None: any)."""
+        median, best = self.median(ours, layout), self.best_peer(of_layout)
+        return None if median is None or best is None else best[1].median / median
 
     def roofline(self, layout: str) -> float | None:
         """The floor as a fraction of our plain call's time."""
