@@ -148,7 +148,7 @@ void PyPlan::keep_weights(Prepared& kept, const void* filter, int num_threads) c
   kept.memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kLineBytes);
   kept.data =
       kept.memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(kept.memory.get()) % kLineBytes);
-  if (depthwise::prepare(plan_, {nullptr, filter, nullptr, nullptr}, kept.data, num_threads))
+  if (depthwise::prepare(plan_, filter, kept.data, num_threads))
     kept.bytes += bytes;
   else
     kept.memory.reset(), kept.data = nullptr;

@@ -169,8 +169,8 @@ bool worth_keeping(const Plan& plan, const void* filter) {
 }
 
 // What prepare() does with a filter worth keeping.
-bool fill(const Plan& plan, const Operands& operands, std::byte* to, int threads) {
-  Call call{&plan, plan.row_blocks, operands, kernel_of(plan), nullptr, nullptr};
+bool fill(const Plan& plan, const void* filter, std::byte* to, int threads) {
+  Call call{&plan, plan.row_blocks, {nullptr, filter, nullptr, nullptr}, kernel_of(plan), nullptr, nullptr};
   call.prepare_to = to;
   const int used = threads_for(plan, threads);
   const bool finished = parallel_for({run_prepare_task, &call, plan.unit_blocks}, used);
@@ -190,7 +190,7 @@ bool execute_plan(const Plan& given, const Operands& operands, int threads, bool
   const bool prepares = plan.rule.prepare && plan.prepared_bytes() > 0 && !operands.prepared;
   const Buffer prepared = prepares ? allocate(plan.prepared_bytes()) : Buffer();
   if (prepares && !prepared) throw std::bad_alloc();
-  bool finished = !prepares || fill(plan, operands, prepared.get(), used);
+  bool finished = !prepares || fill(plan, operands.b, prepared.get(), used);
   Call call{&plan,           row_blocks, operands,
             kernel_of(plan), sums.get(), prepares ? prepared.get() : operands.prepared};
   const Loop all{.poll = poll, .poll_context = poll_context, .wakes = plan.worth_waking()};
@@ -256,8 +256,8 @@ int threads_for(const Plan& plan, int threads) {
   return plan.threads(threads > 0 ? threads : current_threads(), least_handover());
 }
 
-bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int threads) {
-  return worth_keeping(plan, operands.b) && fill(plan, operands, to, threads);
+bool prepare(const Plan& plan, const void* filter, std::byte* to, int threads) {
+  return worth_keeping(plan, filter) && fill(plan, filter, to, threads);
 }
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),

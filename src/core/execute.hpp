@@ -18,10 +18,10 @@ int threads_for(const Plan& plan, int threads);
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*) = nullptr,
              void* poll_context = nullptr);
 
-// Computes plan.prepared_bytes() from the filter, operands.b, for runs of this plan with this filter, which
-// then find them in operands.prepared. Returns false where there is nothing to keep of this filter. Throws
-// std::bad_alloc without scratch.
-bool prepare(const Plan& plan, const Operands& operands, std::byte* to, int threads);
+// Computes plan.prepared_bytes() from the filter for runs of this plan with it, which then find them in
+// operands.prepared. Returns false where there is nothing to keep of this filter. Throws std::bad_alloc
+// without scratch.
+bool prepare(const Plan& plan, const void* filter, std::byte* to, int threads);
 
 // What the calling thread's last execute() ran.
 struct LastRun {

@@ -304,7 +304,7 @@ bool run_prepared(const Plan& plan, Operands operands, int threads) {
   auto* const kept =
       memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
   auto* const data = reinterpret_cast<std::byte*>(kept);
-  if (!prepare(plan, operands, data, threads)) return false;
+  if (!prepare(plan, operands.b, data, threads)) return false;
   operands.prepared = data;
   CHECK(execute(plan, operands, threads));
   return true;
