@@ -283,7 +283,7 @@ DEPTHWISE_INLINE void fetch(std::uintptr_t address) {
 // Asks for a cache line that will be written, so that no store waits until another processor has given it up.
 DEPTHWISE_INLINE void fetch_to_write(std::uintptr_t address) {
 #if defined(__x86_64__)
-  // Without the flag of its own, which the builtin wants. Processors that lack it take it for nothing.
+  // The builtin emits it under a flag of its own alone; processors that lack it ignore it.
   __asm__ volatile("prefetchw (%0)" : : "r"(address));
 #else
   __builtin_prefetch(reinterpret_cast<const void*>(address), 1, 2);

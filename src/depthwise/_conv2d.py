@@ -102,8 +102,8 @@ class Conv2D:
         prepared = self._prepared.get((x.shape, x.dtype))
         if prepared is None:
             prepared = self._prepare(x.shape, x.dtype)
-        operation, filter, bias, transformed = prepared
-        result: Array = operation.execute(x, filter, bias, out, self._num_threads, transformed)
+        operation, filter, bias, kept = prepared
+        result: Array = operation.execute(x, filter, bias, out, self._num_threads, kept)
         return result
 
     def _call_other(self, x: Any, out: Array | None) -> Any:
@@ -131,12 +131,12 @@ class Conv2D:
             filter = np.ascontiguousarray(np.broadcast_to(filter[:, :, np.newaxis, np.newaxis], four_d))
             operation = self._operation(x_shape, four_d, x_dtype)
         bias = None if self._bias is None else operation.checked_bias(self._bias)
-        size, kept = operation.prepared_bytes, self._prepared.copy().values()
-        if len(kept) >= _MOST_SHAPES or size + sum(map(_bytes_kept, kept)) > _MOST_PREPARED_BYTES:
+        size, others = operation.prepared_bytes, self._prepared.copy().values()
+        if len(others) >= _MOST_SHAPES or size + sum(map(_bytes_kept, others)) > _MOST_PREPARED_BYTES:
             self._prepared.clear()
         worth_keeping = 0 < size <= _MOST_PREPARED_BYTES
-        transformed = operation.prepare(filter, self._num_threads) if worth_keeping else None
-        prepared = operation, filter, bias, transformed
+        kept = operation.prepare(filter, self._num_threads) if worth_keeping else None
+        prepared = operation, filter, bias, kept
         self._prepared[x_shape, x_dtype] = prepared
         return prepared
 

@@ -1,4 +1,5 @@
-// Channels in the vector lanes, straight from the image where it lies: only the weights are packed.
+// Channels in the vector lanes, straight from the image where it lies: only the weights are packed, by each
+// task or once for all when a filter is prepared.
 //
 // For channels that are adjacent. A task takes a block of channels whose rows under a tile stay in the
 // first-level cache on the way down the image. Where neighbouring pixels evict each other from that cache,

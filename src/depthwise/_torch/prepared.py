@@ -18,7 +18,7 @@ from .arrays import image_shape, memory_layout, to_numpy
 
 # A layer sees few shapes; one that sees more than this forgets them and starts again.
 _MOST_PROBLEMS = 256
-# What it may keep of a transformed filter for one of them.
+# Bytes of packed, transformed and factored filters that it may keep.
 _MOST_PREPARED_BYTES = 64 * 2**20
 
 
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     run: Any
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    transformed: _native.Prepared | None
+    kept: _native.Prepared | None  # of the filter
 
 
 class Prepared:
@@ -62,7 +62,7 @@ class Prepared:
             return None
         y = x.new_empty_strided(problem.shape, problem.strides)  # wherever PyTorch's default device is
         limit = kernels.threads(0)
-        problem.run(address, self._address, bias_address, y.data_ptr(), limit, problem.transformed)
+        problem.run(address, self._address, bias_address, y.data_ptr(), limit, problem.kept)
         return y
 
     def _problem(self, x: Tensor, bias: Tensor | None) -> Problem | None:
@@ -91,15 +91,13 @@ class Prepared:
         if 0 in shape or (bias is not None and tuple(bias.shape) != shape[1:2]):
             return None
         worth_keeping = 0 < operation.prepared_bytes <= _MOST_PREPARED_BYTES
-        transformed = operation.prepare(to_numpy(self.filter), kernels.threads(0)) if worth_keeping else None
-        return Problem(operation.native.run_at, shape, strides, transformed)
+        kept = operation.prepare(to_numpy(self.filter), kernels.threads(0)) if worth_keeping else None
+        return Problem(operation.native.run_at, shape, strides, kept)
 
     def _remember(self, key: tuple[Any, ...], problem: Problem) -> None:
-        kept = [
-            one.transformed.bytes for one in self._problems.copy().values() if one.transformed is not None
-        ]
-        size = 0 if problem.transformed is None else problem.transformed.bytes
-        if len(self._problems) >= _MOST_PROBLEMS or size + sum(kept) > _MOST_PREPARED_BYTES:
+        sizes = [one.kept.bytes for one in self._problems.copy().values() if one.kept is not None]
+        size = 0 if problem.kept is None else problem.kept.bytes
+        if len(self._problems) >= _MOST_PROBLEMS or size + sum(sizes) > _MOST_PREPARED_BYTES:
             self._problems = {}
         self._problems[key] = problem
 
