@@ -16,9 +16,9 @@ from depthwise._bench import image_peers, images
 from depthwise._bench.cli import app
 from depthwise._bench.image_peers import LIBRARIES, Library, Task
 from depthwise._bench.image_report import markdown, speedup
-from depthwise._bench.images import OPERATOR, PICTURES, Picture, quick_pictures
+from depthwise._bench.images import PICTURES, Picture, quick_pictures
 from depthwise._bench.peers.base import Call
-from depthwise._bench.results import Entry, Run
+from depthwise._bench.results import PREPARED, Entry, Run
 from depthwise._bench.roofline import Roofline
 from depthwise._bench.timing import Effort
 
@@ -83,7 +83,7 @@ def test_every_installed_library_gives_the_right_result(picture: Picture) -> Non
             functions += 1 if picture.kernel == "random" else 2
         if find_spec("scipy"):
             functions += picture.kernel != "random"
-        assert measured.entries[0].peer == OPERATOR and len(measured.entries) == 1 + functions
+        assert measured.entries[0].peer == PREPARED and len(measured.entries) == 1 + functions
         assert measured.floor == 2 * picture.task().x.nbytes / 1e9
 
 
@@ -125,7 +125,7 @@ def test_threads_of_opencv_are_put_back() -> None:
 
 def test_report() -> None:
     entries = (
-        entry(OPERATOR, "NHWC", 100),
+        entry(PREPARED, "NHWC", 100),
         entry("cv2.sepFilter2D", "NHWC", 300),
         entry("cv2.GaussianBlur", "NHWC", 200),
         entry("scipy.ndimage.correlate1d", "NHWC", 5000),

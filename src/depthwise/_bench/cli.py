@@ -20,7 +20,7 @@ from .layers import Layer, load_layers, quick_layers, select_layers
 from .peers import OURS, PEERS
 from .problem import DTYPES, LAYOUTS, OPS, Problem
 from .report import markdown, microseconds, percent, table, with_spread
-from .results import Run
+from .results import PREPARED, Run
 from .roofline import Roofline
 from .runner import Settings, running
 from .timing import QUICK, Effort
@@ -398,7 +398,7 @@ def _measure(
     options: dict[str, object],
 ) -> Run:
     roofline = Roofline()
-    versions = {name: place.version for name, place in located.items() if name != "prepared"}
+    versions = {name: place.version for name, place in located.items() if name != PREPARED}
     shown = {name: str(value) for name, value in options.items()}
     run = Run(machine.describe(roofline, settings.threads), versions, shown)
     total = len(layers) * settings.rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .image_peers import LIBRARIES
-from .images import LAYOUT, OPERATOR, STEPS
+from .images import LAYOUT, STEPS
 from .oracle import TOLERANCE
 from .report import (
     broken_section,
@@ -17,7 +17,7 @@ from .report import (
     table,
     time_cells,
 )
-from .results import Group, Row, Run
+from .results import PREPARED, Group, Row, Run
 from .stats import geometric_mean
 
 #: Names of functions begin with these; the best of any library comes first.
@@ -34,7 +34,7 @@ def markdown(run: Run) -> str:
 
 def speedup(row: Row, prefix: str = "") -> float | None:
     """How many times faster ours is than the best function of a library, or of all of them."""
-    ours = row.median(OPERATOR, LAYOUT)
+    ours = row.median(PREPARED, LAYOUT)
     times = [timing.median for entry, timing in row.peers(LAYOUT) if entry.peer.startswith(prefix)]
     return None if ours is None or not times else min(times) / ours
 
@@ -69,7 +69,7 @@ def _pictures(run: Run, group: Group) -> str:
     """Every picture of one group, in microseconds."""
     rows = group.rows(run.rows)
     timed = [entry.peer for row in rows for entry, _ in row.peers(LAYOUT)]
-    contenders = [OPERATOR, *dict.fromkeys(timed)]
+    contenders = [PREPARED, *dict.fromkeys(timed)]
     cells = [
         (
             row.layer,

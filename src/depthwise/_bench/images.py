@@ -16,13 +16,10 @@ from .image_peers import Library, Task
 from .oracle import TOLERANCE, mismatch, spot_error
 from .peers.base import Call
 from .problem import Axis, Problem
-from .results import Entry, Row
+from .results import PREPARED, Entry, Row
 from .roofline import Roofline
 from .runner import with_outcome
 from .timing import Effort, call_timer, interleave
-
-#: Our contender: `depthwise.Conv2D`, into an array that the caller keeps, as the others do.
-OPERATOR = "prepared"
 
 LAYOUT = "NHWC"
 
@@ -112,8 +109,8 @@ def _checked(task: Task, threads: int, libraries: Sequence[Library]) -> tuple[li
     expected = ours()
     wrong = _wrong_ours(task, expected)
     if wrong is not None:
-        return [Entry(OPERATOR, LAYOUT, "wrong", wrong)], {}
-    entries, right = [Entry(OPERATOR, LAYOUT, "timed")], {OPERATOR: ours}
+        return [Entry(PREPARED, LAYOUT, "wrong", wrong)], {}
+    entries, right = [Entry(PREPARED, LAYOUT, "timed")], {PREPARED: ours}
     for name, call in ((name, call) for library in libraries for name, call in library.calls(task).items()):
         entries.append(_entry(name, call, expected))
         if entries[-1].status == "timed":

@@ -12,7 +12,7 @@ from .peers import OURS
 from .stats import Timing
 
 HEADLINE = OURS[0]
-#: The other is that of a prepared operator.
+#: Our other contender: `depthwise.Conv2D`, prepared as the filters of some peers are.
 PREPARED = OURS[1]
 
 
