@@ -504,7 +504,7 @@ DEPTHWISE_INLINE void tile_channels(const Window<S>& b, const WindowRows<S>& row
     const Load load(b, vector, c);
     const index_t offset = start + load.first;
     if (b.fetch_ahead > 0 && vector % kParts<T> == 0) fetch<Rows, Pixels>(b, rows, later + load.first);
-    vec<T> acc[Vectors][Rows][Pixels];
+    vec<T> acc[Vectors][Rows][Pixels];  // zeroed one by one: an array the compiler would zero in memory
 #pragma GCC unroll 2
     for (int v = 0; v < Vectors; ++v)
 #pragma GCC unroll 4
