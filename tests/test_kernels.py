@@ -572,6 +572,21 @@ def test_images_that_begin_anywhere_have_the_bits_of_the_generic_row(rng, op, is
             assert same_bits(chosen.run(a, b, bias, out, threads, kept), expected), (spec, offset, threads)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", _native.isas())
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_filters_are_packed_once_for_every_place_where_memory_may_begin(rng, kernel, isa, dtype):
+    spec = _spec.general_spec((1, 7, 9, 328), (kernel, kernel, 328, 1), dtype, padding="SAME")
+    x, filter = operands(rng, spec, "forward")
+    chosen = plan(spec, "forward", "nhwc_direct", isa)
+    expected, kept = chosen.run(x, filter), chosen.prepare(filter)
+    for offset in (0, 16, 32, 48):
+        image, out = at_address(x, offset), at_address(np.empty_like(expected), offset)
+        assert same_bits(chosen.run(image, filter, None, out, 1, kept), expected), offset
+        assert same_bits(chosen.run(image, np.zeros_like(filter), None, out, 2, kept), expected), offset
+    assert kept.bytes == chosen.prepared_bytes
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("isa", _native.isas())
 @pytest.mark.parametrize("channels", [72, 136, 264])

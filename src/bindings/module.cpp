@@ -82,7 +82,7 @@ NB_MODULE(_native, m) {
   import_numpy();
   nb::set_leak_warnings(false);  // frameworks keep references to functions until the process ends
   nb::class_<Prepared>(m, "Prepared", "What a plan computed from a filter.")
-      .def_ro("bytes", &Prepared::bytes);
+      .def_prop_ro("bytes", &Prepared::bytes, "Bytes that it keeps, at most.");
   nb::class_<PyPlan>(m, "Plan", "One problem, resolved to a kernel and its tasks; immutable.")
       .def(nb::init<int, int, int, index_t, index_t, index_t, const AxisNumbers&, const AxisNumbers&, int,
                     bool, int, int, int, const std::string&, const std::optional<std::string>&,
@@ -96,7 +96,7 @@ NB_MODULE(_native, m) {
            "prepared"_a = nb::none(), "`run` on memory at these addresses, unchecked.")
       .def("prepare", &PyPlan::prepare, "filter"_a, "num_threads"_a = 0, nb::keep_alive<0, 1>(),
            "What runs with this filter share, or None.")
-      .def_prop_ro("prepared_bytes", &PyPlan::prepared_bytes, "Bytes that prepare() keeps.")
+      .def_prop_ro("prepared_bytes", &PyPlan::prepared_bytes, "Bytes that prepare() keeps, at most.")
       .def_prop_ro("depends_on_filter", &PyPlan::depends_on_filter, "Whether the algorithm does.")
       .def("algorithm", &PyPlan::algorithm, "filter"_a, "The algorithm of a run with this filter.")
       .def("describe", &PyPlan::describe, "num_threads"_a = 0);

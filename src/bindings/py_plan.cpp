@@ -79,12 +79,6 @@ void PyPlan::run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std
           num_threads, prepared);
 }
 
-index_t PyPlan::prepared_bytes() const {
-  const Spec& s = plan_.spec;
-  const index_t factors = (s.h.filter_taps() + s.w.filter_taps()) * s.out_channels() * compute_bytes(s.dtype);
-  return std::max(plan_.prepared_bytes(), plan_.if_rank_1() ? factors : 0);
-}
-
 std::string PyPlan::algorithm(nb::handle filter) const {
   const Input second(filter.ptr(), "filter", element(Storage::same, plan_.spec.dtype), shapes_.second.data(),
                      4);
@@ -97,14 +91,7 @@ std::unique_ptr<Prepared> PyPlan::prepare(nb::handle filter, int num_threads) co
   const Input second(filter.ptr(), "filter", element(Storage::same, plan_.spec.dtype), shapes_.second.data(),
                      4);
   const GilRelease release;
-  std::unique_ptr<Prepared> kept(new Prepared{this, nullptr, nullptr, 0, std::nullopt});
-  if (plan_.if_rank_1()) {
-    kept->factors = factorise(plan_.spec, second.data());
-    kept->bytes = static_cast<index_t>(kept->factors->values.size());
-    if (kept->factors->found()) return kept;
-  }
-  if (plan_.prepared_bytes() > 0) keep_weights(*kept, second.data(), num_threads);
-  return kept;
+  return std::make_unique<Prepared>(plan_, second.data(), num_threads);
 }
 
 Record PyPlan::describe(int num_threads) const {
@@ -143,23 +130,9 @@ std::string PyPlan::copies() const {
          " rows x " + std::to_string(columns) + " columns x " + std::to_string(p.channels) + " channels";
 }
 
-void PyPlan::keep_weights(Prepared& kept, const void* filter, int num_threads) const {
-  const index_t bytes = plan_.prepared_bytes();
-  kept.memory = std::make_unique_for_overwrite<std::byte[]>(bytes + kLineBytes);
-  kept.data =
-      kept.memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(kept.memory.get()) % kLineBytes);
-  if (depthwise::prepare(plan_, filter, kept.data, num_threads))
-    kept.bytes += bytes;
-  else
-    kept.memory.reset(), kept.data = nullptr;
-}
-
 void PyPlan::compute(Operands operands, int num_threads, const Prepared* prepared) const {
-  if (prepared && prepared->plan != this) throw nb::value_error("prepared belongs to another plan");
-  if (prepared) {
-    operands.prepared = prepared->data;
-    operands.factors = prepared->factors ? &*prepared->factors : nullptr;
-  }
+  if (prepared && &prepared->plan() != &plan_) throw nb::value_error("prepared belongs to another plan");
+  operands.prepared = prepared;
   bool finished;
   {
     const auto poll = is_long(plan_) && on_main_thread() ? check_signals : nullptr;

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "factors.hpp"
+#include "execute.hpp"
 #include "plan.hpp"
 #include "plan_arguments.hpp"
 
@@ -15,15 +15,6 @@ namespace depthwise::bindings {
 
 // In the generated stub: dict[str, Any].
 using Record = nanobind::typed<nanobind::dict, nanobind::str, nanobind::any>;
-
-// What a plan computed from a filter; of use to that plan only.
-struct Prepared {
-  const void* plan;
-  std::unique_ptr<std::byte[]> memory;
-  std::byte* data;  // aligned to lines of the cache; null without weights
-  index_t bytes;
-  std::optional<Factors> factors;
-};
 
 class PyPlan {
  public:
@@ -41,19 +32,16 @@ class PyPlan {
   void run_at(std::uintptr_t a, std::uintptr_t b, std::uintptr_t bias, std::uintptr_t out, int num_threads,
               const Prepared* prepared) const;
 
-  // Of weights, transformed or packed, or of factors: whichever a filter turns out to have.
-  index_t prepared_bytes() const;
+  index_t prepared_bytes() const { return Prepared::most_bytes(plan_); }
   bool depends_on_filter() const { return plan_.if_separable != nullptr; }
   // The algorithm of a run with this filter.
   std::string algorithm(nanobind::handle filter) const;
-  // What runs with this filter share, or None when there is nothing: its factors, or that it has none, and
-  // unless it has some its weights as the kernels read them.
+  // What runs with this filter share, or None when there is nothing.
   std::unique_ptr<Prepared> prepare(nanobind::handle filter, int num_threads) const;
   Record describe(int num_threads) const;
 
  private:
   std::string copies() const;
-  void keep_weights(Prepared& kept, const void* filter, int num_threads) const;
   void compute(Operands operands, int num_threads, const Prepared* prepared) const;
 
   Plan plan_;

@@ -8,45 +8,20 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "clip.hpp"
-#include "factors.hpp"
 #include "parallel.hpp"
 #include "patches.hpp"
-
-#ifdef DEPTHWISE_ADDRESS_SANITIZER
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace depthwise {
 namespace {
 
 std::atomic<int> g_threads{0};
 thread_local LastRun t_last_run;
-
-struct Free {
-  void operator()(std::byte* p) const { std::free(p); }
-};
-using Buffer = std::unique_ptr<std::byte, Free>;
-
-Buffer allocate(index_t bytes) {
-  return Buffer(static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)));
-}
-
-// Under the address sanitizer, every byte of the buffer after the first `bytes` is out of bounds, although an
-// earlier call may have had more.
-void bound_scratch([[maybe_unused]] std::byte* buffer, [[maybe_unused]] index_t bytes,
-                   [[maybe_unused]] index_t size) {
-#ifdef DEPTHWISE_ADDRESS_SANITIZER
-  ASAN_UNPOISON_MEMORY_REGION(buffer, bytes);
-  ASAN_POISON_MEMORY_REGION(buffer + bytes, size - bytes);
-#endif
-}
 
 // Where a thread keeps its scratch and the size of it; the buffer is freed as the thread ends. In
 // thread_local objects they would be as well, but without memory to make or to register these a process is
@@ -76,7 +51,7 @@ std::byte* thread_scratch(index_t bytes) {
       return nullptr;
     }
   }
-  bound_scratch(buffer, bytes, size);
+  bound(buffer, bytes, size);  // although an earlier call may have had more
   return buffer;
 }
 
@@ -88,6 +63,7 @@ struct Call {
   std::byte* sums;
   const std::byte* prepared;
   std::byte* prepare_to = nullptr;
+  index_t prepare_lead = 0;
   std::atomic<bool> out_of_memory{false};
 };
 
@@ -124,6 +100,7 @@ bool run_prepare_task(void* context, std::int64_t unit) {
   Call& call = *static_cast<Call*>(context);
   Task task = call.plan->task(unit);
   task.prepare_to = call.prepare_to;
+  task.prepare_lead = call.prepare_lead;
   return run_one(call, task);
 }
 
@@ -161,6 +138,17 @@ bool run_all(Call& call, Loop all, int threads) {
   return !call.sums || loop(run_patch_reduction, plan.patches->channel_blocks, 1);
 }
 
+// Bytes between the places in a cache line where a prepared filter's vectors may begin: those at which memory
+// from malloc() lies.
+constexpr index_t kLeadBytes = 16;
+
+// Of a plan's weights for all such places.
+index_t most_weights(const Plan& plan) {
+  const index_t vector = plan.lanes() * dtype_bytes(plan.spec.dtype),
+                places = plan.rule.tile.fit == Fit::channels ? 1 : vector / kLeadBytes;
+  return places * plan.prepared_bytes();
+}
+
 // The direct kernels see whether weights are finite as they pack them; of what takes the whole plan this one
 // has no use.
 bool worth_keeping(const Plan& plan, const void* filter) {
@@ -168,14 +156,17 @@ bool worth_keeping(const Plan& plan, const void* filter) {
   return direct ? filter_is_finite(plan.spec, filter) : !plan.whole || left_out_are_finite(plan.spec, filter);
 }
 
-// What prepare() does with a filter worth keeping.
-bool fill(const Plan& plan, const void* filter, std::byte* to, int threads) {
+// The filter's weights as the plan's kernel reads them, for vectors that begin `lead` channels in. Throws
+// std::bad_alloc without memory or scratch.
+Buffer packed(const Plan& plan, const void* filter, index_t lead, int threads) {
+  Buffer memory = allocate(plan.prepared_bytes());
+  if (!memory) throw std::bad_alloc();
   Call call{&plan, plan.row_blocks, {nullptr, filter, nullptr, nullptr}, kernel_of(plan), nullptr, nullptr};
-  call.prepare_to = to;
-  const int used = threads_for(plan, threads);
-  const bool finished = parallel_for({run_prepare_task, &call, plan.unit_blocks}, used);
+  call.prepare_to = memory.get();
+  call.prepare_lead = lead;
+  parallel_for({run_prepare_task, &call, plan.unit_blocks}, threads_for(plan, threads));
   if (call.out_of_memory) throw std::bad_alloc();
-  return finished;
+  return memory;
 }
 
 bool execute_plan(const Plan& given, const Operands& operands, int threads, bool (*poll)(void*),
@@ -187,14 +178,13 @@ bool execute_plan(const Plan& given, const Operands& operands, int threads, bool
   const index_t sum_bytes = plan.patches ? plan.patches->partial_bytes() : plan.partial_bytes();
   const Buffer sums = sum_bytes > 0 ? allocate(sum_bytes) : Buffer();
   if (sum_bytes > 0 && !sums) throw std::bad_alloc();
-  const bool prepares = plan.rule.prepare && plan.prepared_bytes() > 0 && !operands.prepared;
-  const Buffer prepared = prepares ? allocate(plan.prepared_bytes()) : Buffer();
-  if (prepares && !prepared) throw std::bad_alloc();
-  bool finished = !prepares || fill(plan, operands.b, prepared.get(), used);
-  Call call{&plan,           row_blocks, operands,
-            kernel_of(plan), sums.get(), prepares ? prepared.get() : operands.prepared};
+  const std::byte* const kept =
+      operands.prepared ? operands.prepared->weights(plan.lead(operands), operands.b, threads) : nullptr;
+  const bool prepares = !kept && plan.rule.prepare && plan.prepared_bytes() > 0;
+  const Buffer own = prepares ? packed(plan, operands.b, 0, used) : Buffer();
+  Call call{&plan, row_blocks, operands, kernel_of(plan), sums.get(), prepares ? own.get() : kept};
   const Loop all{.poll = poll, .poll_context = poll_context, .wakes = plan.worth_waking()};
-  finished = finished && run_all(call, all, used);
+  const bool finished = run_all(call, all, used);
   if (call.out_of_memory) throw std::bad_alloc();
   return finished;
 }
@@ -256,20 +246,43 @@ int threads_for(const Plan& plan, int threads) {
   return plan.threads(threads > 0 ? threads : current_threads(), least_handover());
 }
 
-bool prepare(const Plan& plan, const void* filter, std::byte* to, int threads) {
-  return worth_keeping(plan, filter) && fill(plan, filter, to, threads);
+Prepared::Prepared(const Plan& plan, const void* filter, int threads) : plan_(plan) {
+  if (plan.if_rank_1()) factors_ = factorise(plan.spec, filter);
+  if (factors_ && factors_->found()) return;
+  has_weights_ = plan.prepared_bytes() > 0 && worth_keeping(plan, filter);
+  weights(0, filter, threads);
+}
+
+index_t Prepared::bytes() const {
+  const index_t factors = factors_ ? static_cast<index_t>(factors_->values.size()) : 0;
+  return factors + (has_weights_ ? most_weights(plan_) : 0);
+}
+
+index_t Prepared::most_bytes(const Plan& plan) {
+  const Spec& s = plan.spec;
+  const index_t factors = (s.h.filter_taps() + s.w.filter_taps()) * s.out_channels() * compute_bytes(s.dtype);
+  return std::max(most_weights(plan), plan.if_rank_1() ? factors : 0);
+}
+
+const std::byte* Prepared::weights(index_t lead, const void* filter, int threads) const {
+  const index_t bytes = lead * dtype_bytes(plan_.spec.dtype), place = bytes / kLeadBytes;
+  if (!has_weights_ || bytes % kLeadBytes != 0 || !plan_.takes_lead(lead)) return nullptr;
+  Packing& packing = packings_[place];
+  std::call_once(packing.once, [&] { packing.memory = packed(plan_, filter, lead, threads); });
+  return packing.memory.get();
 }
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),
              void* poll_context) {
-  if (plan.whole && !operands.prepared && !left_out_are_finite(plan.spec, operands.b)) {
+  const Prepared* const known = operands.prepared;
+  if (plan.whole && !(known && known->has_weights()) && !left_out_are_finite(plan.spec, operands.b)) {
     const Operands all{operands.a, operands.b, operands.bias, operands.out};
     return execute(*plan.whole, all, threads, poll, poll_context);
   }
   const Plan* const separable = plan.if_rank_1();
   if (!separable) return execute_plan(plan, operands, threads, poll, poll_context);
-  const Factors own = operands.factors ? Factors{} : factorise(plan.spec, operands.b);
-  const Factors& factors = operands.factors ? *operands.factors : own;
+  const Factors own = known && known->factors() ? Factors{} : factorise(plan.spec, operands.b);
+  const Factors& factors = known && known->factors() ? *known->factors() : own;
   if (factors.found()) return execute_factors(*separable, operands, factors, threads, poll, poll_context);
   if (separable == &plan) refuse_filter(plan.spec, factors);
   return execute_plan(plan, operands, threads, poll, poll_context);

@@ -1,6 +1,12 @@
 // Runs a plan on arrays. No Python in it.
 #pragma once
 
+#include <array>
+#include <mutex>
+#include <optional>
+
+#include "buffer.hpp"
+#include "factors.hpp"
 #include "plan.hpp"
 
 namespace depthwise {
@@ -12,16 +18,43 @@ void set_threads(int threads);
 // Threads that a run of the plan takes when it may have so many; 0 stands for current_threads().
 int threads_for(const Plan& plan, int threads);
 
-// Computes the plan's result, with `operands.factors` if the filter has been factored. `threads` 0 stands for
-// current_threads(). poll as for parallel_for. Returns false when poll stopped it: the result is then
-// incomplete. Throws std::bad_alloc without scratch.
+// Computes the plan's result. `threads` 0 stands for current_threads(). poll as for parallel_for. Returns
+// false when poll stopped it: the result is then incomplete. Throws std::bad_alloc without scratch.
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*) = nullptr,
              void* poll_context = nullptr);
 
-// Computes plan.prepared_bytes() from the filter for runs of this plan with it, which then find them in
-// operands.prepared. Returns false where there is nothing to keep of this filter. Throws std::bad_alloc
-// without scratch.
-bool prepare(const Plan& plan, const void* filter, std::byte* to, int threads);
+// What runs of a plan with one filter share, as their `operands.prepared`: its factors, or that it has none,
+// and unless it has some its weights as the kernel reads them. Weights are computed when they are first
+// wanted, once for each of the places in a cache line where the vectors of a run may begin.
+class Prepared {
+ public:
+  // Throws std::bad_alloc without memory or scratch.
+  Prepared(const Plan& plan, const void* filter, int threads);
+
+  const Plan& plan() const { return plan_; }
+  // That it keeps, at most.
+  index_t bytes() const;
+  // That it may keep of the plan's filters, at most.
+  static index_t most_bytes(const Plan& plan);
+  // What factorise() found, if the plan has use for it.
+  const Factors* factors() const { return factors_ ? &*factors_ : nullptr; }
+  // Whether weights are kept, so that they are known to be finite where this matters.
+  bool has_weights() const { return has_weights_; }
+  // Those for vectors that begin `lead` channels in; null where none are kept. Throws std::bad_alloc as
+  // above.
+  const std::byte* weights(index_t lead, const void* filter, int threads) const;
+
+ private:
+  struct Packing {
+    std::once_flag once;
+    Buffer memory;
+  };
+
+  const Plan& plan_;
+  std::optional<Factors> factors_;
+  bool has_weights_ = false;
+  mutable std::array<Packing, 4> packings_;
+};
 
 // What the calling thread's last execute() ran.
 struct LastRun {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "clip.hpp"
+#include "kernels/direct_layout.hpp"
 #include "patches.hpp"
 #include "separable_rules.hpp"
 #include "tile_choice.hpp"
@@ -290,6 +291,14 @@ Plan make_whole_plan(const Spec& spec, const std::string& kernel, const std::str
 }
 
 index_t Plan::in_place() const { return patches->inner_rows.size() * patches->inner_columns.size(); }
+
+index_t Plan::lanes() const { return isa->kernels->vector_bytes / compute_bytes(spec.dtype); }
+
+index_t Plan::lead(const Operands& operands) const { return direct_lead(spec, rule.tile, operands, lanes()); }
+
+bool Plan::takes_lead(index_t lead) const {
+  return lead == 0 || direct_takes_lead(spec, rule.tile, lead, lanes());
+}
 
 index_t Plan::scratch_bytes() const {
   return std::max(rule.scratch_bytes, patches ? patches->scratch_bytes : 0);

@@ -102,10 +102,18 @@ struct Plan {
   std::pair<index_t, index_t> rows_of(index_t block, index_t blocks, index_t count) const;
   // The task that adds up the parts of one block of units, when there are several.
   Task reduce_task(index_t unit) const;
-  // What can be computed from the filter alone, once for many runs; 0 when there is nothing.
+  // What can be computed from the filter alone, once for many runs; 0 when there is nothing. Vectors that
+  // begin beside the lines of channels reach into one more.
   index_t prepared_bytes() const {
-    return tasks() == 0 ? 0 : unit_blocks * rule.tile.units * rule.prepared_bytes;
+    const index_t units = unit_blocks * rule.tile.units + (rule.tile.fit == Fit::channels ? 0 : 1);
+    return tasks() == 0 ? 0 : units * rule.prepared_bytes;
   }
+  // Lanes of a vector of channels.
+  index_t lanes() const;
+  // Channels before the first with which a vector begins in a run on these operands, and whether vectors may
+  // begin so many in.
+  index_t lead(const Operands& operands) const;
+  bool takes_lead(index_t lead) const;
   index_t partial_bytes() const { return rule.parts > 1 ? rule.parts * unit_blocks * rule.sums_bytes : 0; }
   Task grad_filter_task(index_t index) const;
   // Of one image and channel, the results that the patches leave to the kernel.

@@ -54,7 +54,7 @@ struct FactorView {
   bool shared;
 };
 
-struct Factors;
+class Prepared;
 
 // Of a separable kernel `b` is a FactorView, else the array.
 struct Operands {
@@ -62,8 +62,7 @@ struct Operands {
   const void* b;
   const void* bias;
   void* out;
-  const std::byte* prepared = nullptr;  // what prepare() computed from the filter, if it did
-  const Factors* factors = nullptr;     // what factorise() found, if it has been called
+  const Prepared* prepared = nullptr;  // what is known of the filter `b`, if it is
 };
 
 struct Task {
@@ -79,10 +78,11 @@ struct Task {
   index_t sums_offset, sums_step;  // bytes: where this part's sums are kept, and from part to part
   std::byte* sums;                 // where part 0 of unit 0 is kept
   bool reduce;
-  // What was computed from the filter beforehand, or null; with `prepare`, the task computes it for its
-  // units.
+  // What was computed from the filter beforehand, for operands like these, or null; with `prepare_to`, the
+  // task computes it for its units, and for operands whose vectors begin `prepare_lead` channels in.
   const std::byte* prepared;
   std::byte* prepare_to;
+  index_t prepare_lead;
   index_t row_begin, row_end, column_begin, column_end, unit_begin, unit_end;
 };
 

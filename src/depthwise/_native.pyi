@@ -8,7 +8,8 @@ class Prepared:
     """What a plan computed from a filter."""
 
     @property
-    def bytes(self) -> int: ...
+    def bytes(self) -> int:
+        """Bytes that it keeps, at most."""
 
 class Plan:
     """One problem, resolved to a kernel and its tasks; immutable."""
@@ -25,7 +26,7 @@ class Plan:
 
     @property
     def prepared_bytes(self) -> int:
-        """Bytes that prepare() keeps."""
+        """Bytes that prepare() keeps, at most."""
 
     @property
     def depends_on_filter(self) -> bool:

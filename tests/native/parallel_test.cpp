@@ -10,6 +10,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -194,6 +195,33 @@ void operations_run_while_the_number_of_threads_changes() {
   for (std::thread& caller : callers) caller.join();
 }
 
+// All at once, on copies of an image that begin at any place in a cache line where memory may.
+void callers_share_a_prepared_filter() {
+  using namespace depthwise::testing;
+  constexpr int kPlaces = 4, kBytes = 16;
+  depthwise::Spec spec;
+  spec.batch = spec.multiplier = 1, spec.channels = 272;
+  spec.h = spec.w = {.in = 7, .out = 7, .kernel = 5, .stride = 1, .dilation = 1, .pad = 2};
+  const Problem problem = make_problem(spec, {.seed = 1});
+  const depthwise::Plan plan = depthwise::make_plan(spec, "nhwc_direct", "");
+  const Bytes expected = run_checked(plan, problem, 1, {});
+  const depthwise::Prepared prepared(plan, problem.b.data(), 1);
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 2 * kPlaces; ++caller)
+    callers.emplace_back([&, caller] {
+      const depthwise::Buffer image =
+          depthwise::allocate(static_cast<depthwise::index_t>(problem.a.size()) + kPlaces * kBytes);
+      std::byte* const a = image.get() + caller % kPlaces * kBytes;
+      std::memcpy(a, problem.a.data(), problem.a.size());
+      for (int round = 0; round < 20; ++round) {
+        Bytes result(expected.size());
+        CHECK(depthwise::execute(plan, {a, problem.b.data(), nullptr, result.data(), &prepared}, 2));
+        CHECK(result == expected);
+      }
+    });
+  for (std::thread& caller : callers) caller.join();
+}
+
 #if !defined(__SANITIZE_THREAD__)  // the sanitizer's own runtime does not support threads after a fork
 void child_computes() {
   const pid_t child = fork();
@@ -265,6 +293,7 @@ int main() {
   short_loops_wake_nobody_unless_on_end();
   a_loop_that_fails_leaves_others_whole();
   operations_run_while_the_number_of_threads_changes();
+  callers_share_a_prepared_filter();
 #if !defined(__SANITIZE_THREAD__)
   children_compute_while_the_parent_does();
 #endif

@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <memory>
 #include <stdexcept>
 
 #include "border.hpp"
@@ -298,14 +297,9 @@ std::optional<Plan> forced_plan(const Spec& spec, const KernelInfo& kernel, cons
 
 // The same with what a plan keeps of the filter, where it keeps anything.
 bool run_prepared(const Plan& plan, Operands operands, int threads) {
-  const auto bytes = static_cast<std::size_t>(plan.prepared_bytes());
-  if (bytes == 0 || plan.if_rank_1()) return false;
-  const std::unique_ptr<unsigned char[]> memory(new unsigned char[bytes + kLineBytes]);
-  auto* const kept =
-      memory.get() + (kLineBytes - reinterpret_cast<std::uintptr_t>(memory.get()) % kLineBytes);
-  auto* const data = reinterpret_cast<std::byte*>(kept);
-  if (!prepare(plan, operands.b, data, threads)) return false;
-  operands.prepared = data;
+  const Prepared prepared(plan, operands.b, threads);
+  if (prepared.bytes() == 0) return false;
+  operands.prepared = &prepared;
   CHECK(execute(plan, operands, threads));
   return true;
 }

@@ -32,16 +32,16 @@ class Direct {
         w_(task.w),
         source_(spec_.op == Op::grad_input ? output_image(spec_) : input_image(spec_)),
         result_(spec_.op == Op::grad_input ? input_image(spec_) : output_image(spec_)),
-        lead_(find_lead()),
+        lead_(task.prepare_to ? task.prepare_lead
+                              : depthwise::direct_lead(spec_, *task.tile, task.operands, kLanes<T>)),
         first_(task.unit_begin > 0 ? task.unit_begin * kLine<T> + lead_ : 0),
         channels_(depthwise::smaller(task.unit_end * kLine<T> + lead_, result_.channels) - first_),
         first_vector_(task.unit_begin > 0 || lead_ == 0 ? 0 : lead_ - kLanes<T>),
         rows_(packed_taps(spec_.h, h_)),
         columns_(packed_taps(spec_.w, w_)),
-        kept_(task.prepared && lead_ == 0),
         packed_(task.prepare_to ? reinterpret_cast<T*>(task.prepare_to) + kept_offset()
                                 : reinterpret_cast<T*>(task.scratch)),
-        weights_(kept_ ? reinterpret_cast<const T*>(task.prepared) + kept_offset() : packed_),
+        weights_(task.prepared ? reinterpret_cast<const T*>(task.prepared) + kept_offset() : packed_),
         repeats_(reinterpret_cast<Repeat<T>*>(reinterpret_cast<T*>(task.scratch) +
                                               depthwise::direct_weight_lines(spec_, *task.tile) * kLine<T> *
                                                   rows_.count * columns_.count)),
@@ -52,7 +52,7 @@ class Direct {
                                            depthwise::direct_ring_bytes(spec_, *task.tile, h_, w_))) {}
 
   void run() {
-    const bool finite = kept_ || pack_weights();
+    const bool finite = task_.prepared || pack_weights();
     if (task_.prepare_to) return;
     if (!finite) return run_generic();
     if constexpr (kRepeats) find_repeats();
@@ -95,27 +95,15 @@ class Direct {
     return phases() ? Taps{0, 1, axis.kernel} : Taps{c.tap_start, c.tap_step, c.taps};
   }
 
-  // Channels before the first with whose cache line a vector begins. Where lines are written past the caches
-  // it is they that count.
-  index_t find_lead() const {
-    constexpr index_t lanes = kLanes<T>, size = sizeof(S), bytes = lanes * size;
-    const depthwise::Fit fit = task_.tile->fit;
-    if (kRepeats || fit == depthwise::Fit::channels || streams()) return 0;
-    const void* const fitted = fit == depthwise::Fit::image ? task_.operands.a : task_.operands.out;
-    const index_t over = reinterpret_cast<index_t>(fitted) % bytes,
-                  lead = over == 0 ? 0 : (bytes - over) / size;
-    // The last task's channels begin behind its units, and must fill a vector.
-    const index_t units = task_.tile->units, lines = (result_.channels + lanes - 1) / lanes,
-                  last = result_.channels - (lines - 1) / units * units * lanes;
-    return over % size == 0 && (last == result_.channels || last - lead >= lanes) ? lead : 0;
-  }
-
   // From the weights of one vector of channels to the next one's.
   index_t weight_vector() const { return rows_.count * columns_.count * kLanes<T>; }
 
-  // Where the task's weights are among those of all channels, which a plan keeps of a filter that is finite:
-  // they hold for vectors that begin at channel 0.
-  index_t kept_offset() const { return first_ / kLanes<T> * weight_vector(); }
+  // Where the task's weights are among those of all channels, which are kept of a filter that is finite. The
+  // vector before those that begin with a line is the first.
+  index_t kept_offset() const {
+    const index_t begin = lead_ == 0 ? 0 : lead_ - kLanes<T>;
+    return (first_ + first_vector_ - begin) / kLanes<T> * weight_vector();
+  }
 
   // Weights: [vector of channels][kernel row][tap][lane]. Blocks of channels long enough to be read ahead,
   // and short enough for the first-level cache. Whether all are finite, so that taps on zeros can be skipped.
@@ -259,20 +247,12 @@ class Direct {
             .whole_lines = task_.tile->whole_lines,
             .first_vector = first_vector_,
             .repeats = repeats_,
-            .finishes = !plain(),
+            .finishes = task_.operands.bias || spec_.activation != depthwise::Activation::none,
             .bias = task_.operands.bias ? static_cast<const S*>(task_.operands.bias) + first_ : nullptr,
             .activation = spec_.activation};
   }
 
-  bool plain() const { return !task_.operands.bias && spec_.activation == depthwise::Activation::none; }
-
-  // Whether results may go past the caches: nothing reads them here again, and pixels are whole lines.
-  bool streams() const {
-    const auto aligned = [](index_t bytes) { return bytes % kLineBytes == 0; };
-    return sizeof(S) == sizeof(T) && task_.tile->stream && plain() &&
-           aligned(result_.channels * static_cast<index_t>(sizeof(T))) &&
-           aligned(reinterpret_cast<index_t>(task_.operands.out));
-  }
+  bool streams() const { return depthwise::direct_streams(spec_, *task_.tile, task_.operands); }
 
   bool copies() const { return !kRepeats && task_.tile->copies; }
 
@@ -344,7 +324,6 @@ class Direct {
   const Image source_, result_;
   const index_t lead_, first_, channels_, first_vector_;
   const Taps rows_, columns_;  // whose weights are packed
-  const bool kept_;            // since the filter was prepared
   T* const packed_;
   const T* const weights_;
   Repeat<T>* const repeats_;
