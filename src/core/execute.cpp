@@ -267,9 +267,11 @@ index_t Prepared::most_bytes(const Plan& plan) {
 const std::byte* Prepared::weights(index_t lead, const void* filter, int threads) const {
   const index_t bytes = lead * dtype_bytes(plan_.spec.dtype), place = bytes / kLeadBytes;
   if (!has_weights_ || bytes % kLeadBytes != 0 || !plan_.takes_lead(lead)) return nullptr;
-  Packing& packing = packings_[place];
-  std::call_once(packing.once, [&] { packing.memory = packed(plan_, filter, lead, threads); });
-  return packing.memory.get();
+  std::atomic<std::byte*>& data = packings_[place].data;
+  std::byte* first = data.load(std::memory_order_acquire);
+  if (first) return first;
+  Buffer own = packed(plan_, filter, lead, threads);
+  return data.compare_exchange_strong(first, own.get()) ? own.release() : first;
 }
 
 bool execute(const Plan& plan, const Operands& operands, int threads, bool (*poll)(void*),

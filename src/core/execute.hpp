@@ -2,7 +2,7 @@
 #pragma once
 
 #include <array>
-#include <mutex>
+#include <atomic>
 #include <optional>
 
 #include "buffer.hpp"
@@ -24,8 +24,9 @@ bool execute(const Plan& plan, const Operands& operands, int threads, bool (*pol
              void* poll_context = nullptr);
 
 // What runs of a plan with one filter share, as their `operands.prepared`: its factors, or that it has none,
-// and unless it has some its weights as the kernel reads them. Weights are computed when they are first
-// wanted, once for each of the places in a cache line where the vectors of a run may begin.
+// and unless it has some its weights as the kernel reads them. Those for vectors that begin at channel 0 are
+// computed at once, others when they are first wanted: a set for each of the places in a cache line where
+// memory may begin.
 class Prepared {
  public:
   // Throws std::bad_alloc without memory or scratch.
@@ -45,9 +46,11 @@ class Prepared {
   const std::byte* weights(index_t lead, const void* filter, int threads) const;
 
  private:
+  // Made by whoever is first to want it: no lock, which a child process could find taken for ever.
   struct Packing {
-    std::once_flag once;
-    Buffer memory;
+    std::atomic<std::byte*> data{nullptr};
+
+    ~Packing() { Buffer(data.load()); }
   };
 
   const Plan& plan_;
